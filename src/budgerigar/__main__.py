@@ -1,0 +1,5 @@
+"""`python -m budgerigar` is `budgie`."""
+
+from budgerigar.cli import main
+
+main()

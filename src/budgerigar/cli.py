@@ -1,0 +1,308 @@
+"""The command line: thin commands over the same verbs that Python has.
+
+Nothing heavy is imported before a command needs it, so that help is instant.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import typer
+
+from budgerigar import __version__, console
+from budgerigar.errors import BudgieError, DataError, Interrupted, RunError
+
+app = typer.Typer(
+    name="budgie",
+    help="Fine-tune text classifiers on a budget of trainable parameters.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+recipes_app = typer.Typer(
+    help="List, show, copy and check recipes.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(recipes_app, name="recipes")
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe or a file.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Override a field, such as adapter.rank=4."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+ColumnNames = Annotated[
+    str | None,
+    typer.Option(
+        "--columns",
+        metavar="NAMES",
+        help="Columns that count, in order, such as label,title,text; text columns are joined.",
+    ),
+]
+AdapterFolder = Annotated[Path, typer.Argument(metavar="ADAPTER", help="An adapter folder.")]
+TextFile = Annotated[
+    str, typer.Argument(metavar="FILE", help="Texts: a file, a hub data set, or - for stdin.")
+]
+BaseModel = Annotated[
+    str | None, typer.Option("--model", help="Where the base model is now, if it was moved.")
+]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error arose.")] = False,
+) -> None:
+    if version:
+        console.result(__version__)
+        raise typer.Exit
+    if debug:
+        os.environ["BUDGIE_DEBUG"] = "1"
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="RECIPE", help="A shipped recipe or a file.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder; runs/NAME where not given.")
+    ] = None,
+    settings: Settings = None,
+    columns: ColumnNames = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.")
+    ] = None,
+) -> None:
+    """Train a recipe: plan, data, training, test, adapter, report."""
+    from budgerigar import pipeline, recipe_text, results
+
+    if resume is not None:
+        if recipe or out or settings or columns:
+            raise RunError(
+                "--resume takes no recipe and no other option",
+                why="a run goes on with the recipe in its folder",
+                remedy=f"budgie train --resume {resume}",
+            )
+        run = pipeline.resume(resume)
+    elif recipe is None:
+        raise RunError("no recipe was given", remedy="budgie recipes list shows what ships")
+    else:
+        chosen = recipe_text.read(recipe, _settings(settings, columns))
+        run = pipeline.train(chosen, out)
+    for line in results.headline(run.results):
+        console.result(line)
+    for path in run.files():
+        console.result(str(path))
+
+
+@app.command()
+def plan(
+    recipe: RecipeName,
+    settings: Settings = None,
+    columns: ColumnNames = None,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Show the largest rank for each choice.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a recipe trains, what the budget leaves, and what it will cost."""
+    from budgerigar import pipeline, planning, recipe_text
+
+    made = pipeline.plan(recipe_text.read(recipe, _settings(settings, columns)))
+    content = {**made.to_json(), "cost": pipeline.cost(made)}
+    if as_json:
+        console.result_json(content)
+        return
+    for line in planning.describe(content, fit=fit):
+        if isinstance(line, str):
+            console.result(line)
+        else:
+            console.table(line.columns, line.rows, line.title)
+
+
+@app.command()
+def curves(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
+    out: Annotated[
+        Path, typer.Option(help="Path of the figures without their endings.")
+    ] = Path("curves"),
+) -> None:
+    """Draw losses and accuracy by epoch of any number of runs, as PNG and SVG."""
+    from budgerigar import pipeline
+
+    for path in pipeline.draw_curves(runs, out.with_suffix("") if out.suffix == ".png" else out):
+        console.result(str(path))
+
+
+@app.command()
+def predict(
+    adapter: AdapterFolder,
+    file: TextFile,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A .parquet, .csv or .jsonl file; JSON lines on stdout if not given."),
+    ] = None,
+    abstain: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Leave texts below this probability open.")
+    ] = 0.0,
+    columns: ColumnNames = None,
+    model: BaseModel = None,
+) -> None:
+    """Predict the class and probabilities of every text in a file."""
+    from budgerigar import predict as prediction
+
+    if out is not None:
+        prediction.check_format(out)
+    predictions = _predict(adapter, file, columns, model, abstain)
+    if out is None:
+        for line in prediction.json_lines(predictions):
+            console.result(line.rstrip("\n"))
+        return
+    prediction.write_predictions(predictions, out)
+    console.result(f"{out}: {len(predictions):,} rows")
+
+
+@app.command()
+def submit(
+    adapter: AdapterFolder,
+    file: TextFile,
+    out: Annotated[Path, typer.Option(help="The CSV to write.")] = Path("submission.csv"),
+    header: Annotated[str, typer.Option(help="Names of the two columns.")] = "ID,Label",
+    labels: Annotated[
+        Literal["index", "name"], typer.Option(help="Class numbers from 0, or names.")
+    ] = "index",
+    columns: ColumnNames = None,
+    model: BaseModel = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a competition's submission: a row for each text, in order."""
+    from budgerigar import predict as prediction
+
+    names = tuple(header.split(","))
+    if len(names) != 2:
+        raise DataError(f"--header {header!r} is not two names", remedy="such as ID,Label")
+    predictions = _predict(adapter, file, columns, model, abstain=0.0)
+    prediction.write_submission(predictions, out, (names[0], names[1]), labels)
+    counts = predictions.distribution()
+    if as_json:
+        console.result_json({"file": str(out), "rows": len(predictions), "classes": counts})
+        return
+    console.result(f"{out}: {len(predictions):,} rows")
+    console.table(
+        ("class", "texts", "share"),
+        [(name, f"{n:,}", f"{n / len(predictions):.1%}") for name, n in counts.items()],
+    )
+
+
+@app.command()
+def verify(adapter: AdapterFolder, model: BaseModel = None, as_json: AsJson = False) -> None:
+    """Check that an adapter gives the logits that it gave when it was written."""
+    from budgerigar import predict as prediction
+
+    difference = prediction.load(adapter, model).verify()
+    if as_json:
+        console.result_json({"largest_difference": difference})
+    else:
+        console.result(f"{adapter}: logits agree, the largest difference is {difference:.2g}")
+
+
+@recipes_app.command("list")
+def list_recipes(as_json: AsJson = False) -> None:
+    """List the recipes that ship."""
+    from budgerigar import recipe_text
+
+    found = {name: text.splitlines()[0].lstrip("# ") for name, text in recipe_text.shipped().items()}
+    if as_json:
+        console.result_json(found)
+    else:
+        console.table(("recipe", "what it is"), list(found.items()))
+
+
+@recipes_app.command("show")
+def show_recipe(
+    recipe: RecipeName,
+    settings: Settings = None,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="Show every field, defaults included.")
+    ] = False,
+) -> None:
+    """Print a recipe: as it is written, or with every field."""
+    from budgerigar import recipe_text
+
+    if resolved or settings:
+        console.result(recipe_text.to_yaml(recipe_text.read(recipe, settings or [])).rstrip())
+    else:
+        console.result(recipe_text.text_of(recipe).rstrip())
+
+
+@recipes_app.command("copy")
+def copy_recipe(
+    recipe: RecipeName,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The YAML file to write.")],
+) -> None:
+    """Copy a recipe into a file of your own, comments included."""
+    from budgerigar import recipe_text
+    from budgerigar.files import write_text
+
+    if file.exists():
+        raise RunError(f"{file} exists already", remedy="choose another name")
+    write_text(file, recipe_text.text_of(recipe))
+    console.result(str(file))
+
+
+@recipes_app.command("check")
+def check_recipe(recipe: RecipeName, settings: Settings = None) -> None:
+    """Check a recipe's fields; budgie plan checks it against the model too."""
+    from budgerigar import recipe_text
+
+    recipe_text.read(recipe, settings or [])
+    console.result(f"{recipe}: no faults")
+
+
+@recipes_app.command("schema")
+def print_schema() -> None:
+    """Print the JSON Schema of recipes, for editors."""
+    from budgerigar import recipe_text
+
+    console.result(recipe_text.json_schema())
+
+
+def main() -> NoReturn:
+    """Runs a command; a fault is one line on stderr and exit code 2, without a traceback."""
+    try:
+        app()
+    except BudgieError as error:
+        _fail(str(error), error.exit_code, error)
+    except KeyboardInterrupt as error:
+        _fail("stopped", Interrupted.exit_code, error)
+    except Exception as error:
+        what = f"internal error: {type(error).__name__}: {error}"
+        _fail(f"{what}. This is a fault of budgie; budgie --debug shows where it arose", 1, error)
+    sys.exit(0)
+
+
+def _fail(message: str, status: int, error: BaseException) -> NoReturn:
+    if os.environ.get("BUDGIE_DEBUG"):
+        raise error
+    console.note(f"budgie: {' '.join(message.split())}")
+    sys.exit(status)
+
+
+def _settings(settings: list[str] | None, columns: str | None) -> list[str]:
+    return [*(settings or []), *([f"data.columns={columns}"] if columns else [])]
+
+
+def _predict(
+    adapter: Path, file: str, columns: str | None, model: str | None, abstain: float
+) -> Any:
+    from budgerigar import predict as prediction
+    from budgerigar import sources
+
+    texts = sources.read_unlabelled(file, columns)
+    for line in texts.notes:
+        console.note(f"{file}: {line}")
+    return prediction.load(adapter, model).predict_source(texts.texts, abstain=abstain)

@@ -1,0 +1,103 @@
+"""The one place that prints: results on stdout, progress and notes on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+LINE_SECONDS = 10.0
+"""Without a terminal, at most one progress line in this many seconds."""
+
+_seen: set[str] = set()
+
+
+def result(text: str) -> None:
+    """Prints a line of the command's result on stdout."""
+    print(text, flush=True)
+
+
+def result_json(value: Any) -> None:
+    """Prints `value` as JSON on stdout, for programs."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False), flush=True)
+
+
+def note(text: str) -> None:
+    """Prints a line about what is being done on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def warn(text: str) -> None:
+    """Prints a warning on stderr, once in a process for each text."""
+    if text not in _seen:
+        _seen.add(text)
+        note(f"warning: {text}")
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
+    """Prints a table on stdout: drawn on a terminal, tab-separated plain lines elsewhere."""
+    from rich.console import Console
+    from rich.table import Table
+
+    if title:
+        result(title)
+    if not sys.stdout.isatty():
+        for row in (columns, *rows):
+            result("\t".join(row))
+        return
+    drawn = Table(*columns)
+    for row in rows:
+        drawn.add_row(*row)
+    Console().print(drawn)
+
+
+class Progress:
+    """How far a stage has come: a live bar on a terminal, plain lines elsewhere.
+
+    `with Progress("training", 225) as bar: bar.update(step, "loss 0.31")`.
+    """
+
+    def __init__(self, label: str, total: int) -> None:
+        self._label, self._total = label, total
+        self._start = self._last = time.monotonic()
+        self._first: int | None = None
+        self._bar: Any = None
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[figures]}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(self._label, total=self._total, figures="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, done: int, figures: str = "") -> None:
+        """Shows that `done` of the total are finished, with the figures of the moment."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, figures=figures)
+            return
+        if self._first is None:
+            self._first = done - 1
+        now = time.monotonic()
+        if now - self._last < LINE_SECONDS and done != self._total:
+            return
+        self._last = now
+        pace = (now - self._start) / max(1, done - self._first)
+        left = pace * (self._total - done)
+        note(f"{self._label} {done}/{self._total}  {figures}  {left:.0f} s left".rstrip())

@@ -1,0 +1,128 @@
+"""Texts -> packed tokens with offsets; batches.
+
+Shape letters: B texts, T tokens of all of them, one after another without padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from budgerigar.console import Progress
+from budgerigar.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+CHUNK = 2_000
+"""Texts that are tokenized at a time."""
+
+
+class TextSource(Protocol):
+    """What can be tokenized: a sequence that gives its texts in lists."""
+
+    def __len__(self) -> int: ...
+
+    def batches(self, size: int) -> Iterator[list[str]]: ...
+
+
+@dataclass(frozen=True)
+class PackedTexts:
+    """Tokenized texts.
+
+    Attributes:
+        ids_T: token ids, int32 `[T]`.
+        offsets: int64 `[B + 1]`; text b is `ids_T[offsets[b]:offsets[b + 1]]`.
+        cut: how many texts were longer than the limit and lost their end.
+    """
+
+    ids_T: np.ndarray
+    offsets: np.ndarray
+    cut: int
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each text, `[B]`."""
+        return np.diff(self.offsets)
+
+    def first(self, count: int) -> PackedTexts:
+        """The first `count` texts, or all if there are fewer."""
+        offsets = self.offsets[: count + 1]
+        return PackedTexts(self.ids_T[: offsets[-1]], offsets, 0)
+
+    def batch(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The texts of some rows, packed in the order given: ids int64 `[T]`, offsets `[B + 1]`."""
+        lengths_B = self.lengths[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths_B)])
+        within_T = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths_B)
+        places_T = np.repeat(self.offsets[:-1][rows], lengths_B) + within_T
+        return self.ids_T[places_T].astype(np.int64), offsets
+
+
+def load_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint or adapter folder.
+
+    Args:
+        folder: holds the tokenizer's files.
+        name: what the user calls it, for the message.
+
+    Raises:
+        ModelError: when the folder has none that transformers can read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)  # type: ignore[no-any-return]
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise ModelError(
+            f"{name} has no tokenizer that can be read",
+            why=" ".join(str(error).split())[:160],
+            remedy="put the checkpoint's tokenizer files beside its config.json",
+        ) from error
+
+
+def tokenize(
+    texts: TextSource, tokenizer: PreTrainedTokenizerBase, max_length: int, label: str
+) -> PackedTexts:
+    """Tokenizes texts with the tokenizer's special tokens, each cut at `max_length` tokens.
+
+    Args:
+        texts: what to tokenize.
+        tokenizer: the checkpoint's.
+        max_length: longest text in tokens, special ones included.
+        label: names the stage in the progress display.
+    """
+    pieces: list[np.ndarray] = []
+    lengths: list[int] = []
+    cut = 0
+    with Progress(f"tokenizing {label}", len(texts)) as bar:
+        for chunk in texts.batches(CHUNK):
+            encoded = tokenizer(
+                chunk,
+                truncation=True,
+                max_length=max_length,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+            )
+            rows: list[list[int]] = encoded["input_ids"]
+            cut += _count_cut(encoded, rows, max_length)
+            lengths.extend(len(row) for row in rows)
+            pieces.append(np.fromiter((i for row in rows for i in row), dtype=np.int32))
+            bar.update(len(lengths))
+    ids_T = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int32)
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
+    return PackedTexts(ids_T, offsets, cut)
+
+
+def _count_cut(encoded: Any, rows: list[list[int]], max_length: int) -> int:
+    """Tokenizers with a fast file say what overflowed; of others the length alone tells."""
+    if encoded.encodings is not None:
+        return sum(bool(encoding.overflowing) for encoding in encoded.encodings)
+    return sum(len(row) >= max_length for row in rows)

@@ -1,0 +1,88 @@
+"""What a run will cost, estimated from the shape before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from budgerigar.encoder.budget import Group, totals
+from budgerigar.encoder.shape import Shape
+
+OPTIMIZER_COPIES = 4
+"""Weight, gradient and two moments of each trained parameter, float32."""
+KEPT_WIDTHS = 34
+"""Hidden-sized float32 vectors that a trained layer keeps for its backward pass, per token:
+Korthikanti et al. 2022 (arXiv:2205.05198, section 4.1) count 34 bytes a value in 16 bits."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """How much text a run sees.
+
+    Attributes:
+        training_texts, evaluation_texts: texts trained on; texts scored each epoch.
+        tokens: mean tokens of a text, after cutting.
+        epochs: times that they are seen.
+        batch: texts in a forward pass.
+        measured: whether the numbers come from the recipe's own file or are assumed.
+    """
+
+    training_texts: int
+    evaluation_texts: int
+    tokens: float
+    epochs: float
+    batch: int
+    measured: bool
+
+
+@dataclass(frozen=True)
+class Cost:
+    """An estimate.
+
+    Attributes:
+        arithmetic: floating-point operations of the whole run.
+        cache_bytes: size of the frozen layers' output in 16 bits, were it kept.
+        memory_bytes: weights, optimizer and activations.
+        seconds: the arithmetic at the measured rate: not less than this.
+    """
+
+    arithmetic: float
+    cache_bytes: int
+    memory_bytes: int
+    seconds: float
+
+
+def estimate(shape: Shape, groups: list[Group], work: Workload, rate: float) -> Cost:
+    """Estimates a run on the reference path.
+
+    Each epoch computes every layer forwards for all texts, and the layers from the lowest
+    trained one up once more backwards: their frozen weights need no gradient.
+
+    Args:
+        shape: of the classifier.
+        groups: what trains.
+        work: how much text.
+        rate: floating-point operations a second that this machine was measured at.
+    """
+    layers = [group.layer for group in groups if group.part != "head"]
+    lowest = min((-1 if layer is None else layer for layer in layers), default=shape.depth)
+    forward = sum(_layer_flop(shape, layer, work.tokens) for layer in range(shape.depth))
+    backward = sum(_layer_flop(shape, n, work.tokens) for n in range(max(0, lowest), shape.depth))
+    arithmetic = work.epochs * (
+        work.training_texts * (forward + backward) + work.evaluation_texts * forward
+    )
+    trained_layers = shape.depth - max(0, lowest)
+    activations = work.batch * work.tokens * shape.width * KEPT_WIDTHS * 4 * trained_layers
+    weights = (shape.frozen + OPTIMIZER_COPIES * totals(groups)["total"]) * 4
+    texts = work.training_texts + work.evaluation_texts
+    return Cost(
+        arithmetic=arithmetic,
+        cache_bytes=int(texts * work.tokens * shape.width * 2),
+        memory_bytes=int(weights + activations),
+        seconds=arithmetic / rate,
+    )
+
+
+def _layer_flop(shape: Shape, layer: int, tokens: float) -> float:
+    """Forward operations of one text through one layer: its matrices, and attention."""
+    matrices = 2 * sum(m.inputs * m.outputs for m in shape.layers[layer])
+    return tokens * (matrices + 4 * tokens * shape.width)

@@ -1,0 +1,88 @@
+"""Every exception that a user can meet.
+
+Each says what happened, why, and what to do about it, in one line. Programming
+mistakes stay ordinary Python exceptions; these are for the world outside.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class BudgieError(Exception):
+    """A fault outside the program, told in one line.
+
+    Args:
+        what: what happened, naming the file, row, field or name concerned.
+        why: the reason, where it is not plain from `what`.
+        remedy: what the user can do now.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, *, why: str = "", remedy: str = "") -> None:
+        self.what, self.why, self.remedy = what, why, remedy
+        sentences = [what if not why else f"{what}: {why}", remedy]
+        super().__init__(". ".join(s.rstrip(".") for s in sentences if s) + ".")
+
+
+class RecipeError(BudgieError):
+    """All faults of one recipe, each with its path.
+
+    Args:
+        source: the recipe's name or file.
+        faults: one line for each, beginning with the field's path.
+    """
+
+    def __init__(self, source: str, faults: Sequence[str]) -> None:
+        self.faults = tuple(faults)
+        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        super().__init__(
+            f"recipe {source} has {count}: " + "; ".join(faults),
+            remedy="budgie recipes schema shows every field",
+        )
+
+
+class BudgetError(BudgieError):
+    """More trainable parameters than the budget allows, or a count that does not hold."""
+
+
+class SelectorError(BudgieError):
+    """An adapter selector that matches nothing, or touches what it must not."""
+
+
+class DataError(BudgieError):
+    """Texts or labels that cannot be used as they are."""
+
+
+class RefusedPickle(DataError):
+    """A pickle that asks for more than texts and numbers need; nothing of it ran."""
+
+
+class ModelError(BudgieError):
+    """A checkpoint or tokenizer that cannot be found, reached or used."""
+
+
+class RunError(BudgieError):
+    """A run folder that cannot be written, read or resumed."""
+
+
+class AdapterError(BudgieError):
+    """An adapter folder that does not load, or does not predict what it should."""
+
+
+class TrainingStopped(BudgieError):
+    """Training ended early because its numbers are no longer finite."""
+
+
+class Interrupted(BudgieError):
+    """The user stopped the run; it can be resumed."""
+
+    exit_code = 130
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`, did you mean 'x'?` for the nearest known name, or an empty string."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f", did you mean {matches[0]!r}?" if matches else ""

@@ -1,0 +1,187 @@
+"""Files that appear whole or not at all, locks, and content hashes."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from budgerigar.errors import RunError
+
+TEMPORARY_PREFIX = ".budgie-tmp-"
+RETIRED_PREFIX = ".budgie-old-"
+LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary path; what is written there becomes `path` at the end.
+
+    The file is synced before the rename, so that a reader, or a machine that lost
+    power, sees the old content or the new one. On an exception nothing appears.
+
+    Raises:
+        RunError: when the disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:8]}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yields a temporary folder; it takes the place of `path` at the end.
+
+    A folder cannot be exchanged in one step: the old one is set aside under
+    `RETIRED_PREFIX` for a moment, and `recover` puts it back after a crash there.
+
+    Raises:
+        RunError: when the disk is full or the folder cannot be written.
+    """
+    mark = uuid.uuid4().hex[:8]
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{mark}-{path.name}")
+    retired = path.with_name(f"{RETIRED_PREFIX}{path.name}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for file in temporary.rglob("*"):
+            _sync(file)
+        _sync(temporary)
+        if path.exists():
+            shutil.rmtree(retired, ignore_errors=True)
+            os.replace(path, retired)
+        os.replace(temporary, path)
+        _sync(path.parent)
+        shutil.rmtree(retired, ignore_errors=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def recover(folder: Path) -> None:
+    """Finishes or undoes what a killed process left half-done directly in `folder` and below."""
+    for left in sorted(folder.rglob(f"{RETIRED_PREFIX}*")):
+        place = left.with_name(left.name.removeprefix(RETIRED_PREFIX))
+        if place.exists():
+            shutil.rmtree(left)
+        else:
+            os.replace(left, place)
+    for left in sorted(folder.rglob(f"{TEMPORARY_PREFIX}*")):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes `text` as UTF-8, whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as indented JSON, whole or not at all; NaN is refused."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file that this program wrote.
+
+    Raises:
+        RunError: when it is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunError(f"{path} is missing", remedy="check the folder's name") from error
+    except (ValueError, OSError) as error:
+        raise RunError(f"{path} cannot be read", why=str(error)) from error
+
+
+def append_line(path: Path, record: Mapping[str, Any]) -> None:
+    """Adds one JSON line in a single write, so that a log grows by whole lines."""
+    try:
+        with path.open("ab") as log:
+            log.write(_line(record).encode())
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a JSON-lines log; a last line cut short by a crash is left out."""
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def write_lines(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Writes a JSON-lines log anew, whole or not at all."""
+    write_text(path, "".join(_line(record) for record in records))
+
+
+def sha256_of_file(path: Path) -> str:
+    """Hex SHA-256 of a file's content, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Holds `folder` for this process alone; the kernel lets go of it when the process dies.
+
+    Raises:
+        RunError: when another process holds it, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / LOCK).open("a")
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(
+                f"{folder} is in use by another process",
+                remedy="wait until it ends, or choose another folder with --out",
+            ) from error
+        yield
+
+
+def cannot_write(path: Path, error: OSError) -> RunError:
+    """The one way to say that `path` could not be written."""
+    return RunError(
+        f"{path} could not be written",
+        why=error.strerror or str(error),
+        remedy="free the disk or choose another folder with --out; what stood there before is kept",
+    )
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,138 @@
+"""The run folder: its files, its logs, its results, and where they came from."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from budgerigar.errors import RunError
+from budgerigar.files import LOCK, append_line, read_json, read_lines, write_lines
+
+RESULTS_SCHEMA = 1
+"""Version of `results.json`; grows when a reader of the old one would be wrong."""
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "datasets", "pyarrow", "numpy")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The places of a run's files."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def plan(self) -> Path:
+        """The plan as it was checked before training."""
+        return self.path / "plan.json"
+
+    @property
+    def steps(self) -> Path:
+        """One JSON line for each optimizer step."""
+        return self.path / "steps.jsonl"
+
+    @property
+    def epochs(self) -> Path:
+        """One JSON line for each epoch."""
+        return self.path / "epochs.jsonl"
+
+    @property
+    def results(self) -> Path:
+        """Everything that came out; written last, so that it marks a finished run."""
+        return self.path / "results.json"
+
+    @property
+    def adapter(self) -> Path:
+        """The best adapter so far."""
+        return self.path / "adapter"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The newest checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def predictions(self) -> Path:
+        """Parquet files of predictions, one for each set of texts."""
+        return self.path / "predictions"
+
+    @property
+    def report(self) -> Path:
+        """The report, one HTML file."""
+        return self.path / "report.html"
+
+    @property
+    def submission(self) -> Path:
+        """The submission for the recipe's unlabelled texts."""
+        return self.path / "submission.csv"
+
+    def remove_if_never_begun(self) -> None:
+        """Leaves no folder behind when a run was refused before it began."""
+        if self.is_empty() and self.path.is_dir():
+            (self.path / LOCK).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
+
+    def is_empty(self) -> bool:
+        """Whether no run has begun here."""
+        return not self.recipe.exists()
+
+    def read_results(self) -> dict[str, Any]:
+        """The results of a finished run.
+
+        Raises:
+            RunError: when there are none yet, or a newer version wrote them.
+        """
+        if not self.results.exists():
+            why = "there is no run" if self.is_empty() else "the run is not finished"
+            raise RunError(
+                f"{self.path} has no results.json",
+                why=why,
+                remedy="name a run's folder; budgie train --resume goes on with an unfinished one",
+            )
+        results: dict[str, Any] = read_json(self.results)
+        if results.get("schema") != RESULTS_SCHEMA:
+            raise RunError(
+                f"{self.results} has schema {results.get('schema')}",
+                why=f"this version reads schema {RESULTS_SCHEMA}",
+                remedy="use the version of budgerigar that wrote it",
+            )
+        return results
+
+    def log_step(self, record: Mapping[str, Any]) -> None:
+        """Adds a step to its log."""
+        append_line(self.steps, record)
+
+    def log_epoch(self, record: Mapping[str, Any]) -> None:
+        """Adds an epoch to its log."""
+        append_line(self.epochs, record)
+
+    def read_epochs(self) -> list[dict[str, Any]]:
+        """The epochs logged so far."""
+        return read_lines(self.epochs)
+
+    def rewind(self, step: int, finished_epochs: int) -> None:
+        """Takes back what was logged after a checkpoint, before going on from it."""
+        _keep(self.steps, "step", step)
+        _keep(self.epochs, "epoch", finished_epochs)
+
+
+def versions(own: str) -> dict[str, str]:
+    """Versions of this program, Python and the libraries that numbers depend on."""
+    found = {"budgerigar": own, "python": platform.python_version()}
+    for name in LIBRARIES:
+        found[name] = metadata.version(name)
+    return found
+
+
+def _keep(log: Path, key: str, limit: int) -> None:
+    write_lines(log, [record for record in read_lines(log) if record[key] <= limit])

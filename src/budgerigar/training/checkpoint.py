@@ -1,0 +1,158 @@
+"""Saves the state of a run, finds the newest whole one again.
+
+A checkpoint is two files: `step-N.safetensors` with every tensor, and
+`step-N.json`, written after it, with the numbers and the tensors' SHA-256. One that
+was cut short or has flipped bits does not match its hash, and the one before is used.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from budgerigar.console import warn
+from budgerigar.errors import RunError
+from budgerigar.files import sha256_of_file, whole_file, write_json
+
+KEPT = 2
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands, and what it must remember to go on as if never stopped.
+
+    Attributes:
+        step: optimizer steps taken.
+        epoch: epoch in progress, from 0.
+        step_in_epoch: optimizer steps taken in it.
+        loss_sum: training losses of this epoch's steps, added up.
+        best_epoch: epoch of the best validation so far, None before the first.
+        best_accuracy, best_loss: its validation accuracy and loss.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    step_in_epoch: int = 0
+    loss_sum: float = 0.0
+    best_epoch: int | None = None
+    best_accuracy: float = -1.0
+    best_loss: float = float("inf")
+
+
+def save(
+    folder: Path,
+    position: Position,
+    trainable_names: list[str],
+    tensors: dict[str, torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> None:
+    """Writes a checkpoint and removes all but the newest `KEPT`.
+
+    Args:
+        folder: of the run's checkpoints.
+        position: where the run stands.
+        trainable_names: of the parameters that the optimizer holds, in its order.
+        tensors: the adapter's, as `Encoder.state` gives them.
+        optimizer: with its state.
+        scaler: the loss scaler; disabled where the precision needs none.
+
+    Raises:
+        RunError: when the disk is full or the folder cannot be written.
+    """
+    named = {f"adapter/{name}": tensor for name, tensor in tensors.items()}
+    scalars: dict[str, Any] = {}
+    for index, state in optimizer.state_dict()["state"].items():
+        for key, value in state.items():
+            if isinstance(value, torch.Tensor):
+                named[f"optimizer/{index}/{key}"] = value.detach().cpu().contiguous()
+            else:
+                scalars[f"{index}/{key}"] = value
+    named["generator/cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        named["generator/cuda"] = torch.cuda.get_rng_state()
+    path = folder / f"step-{position.step:08d}.safetensors"
+    with whole_file(path) as temporary:
+        save_file(named, temporary)
+        digest = sha256_of_file(temporary)
+    numbers = {
+        "format": FORMAT,
+        "sha256": digest,
+        "position": {k: v for k, v in asdict(position).items() if v != float("inf")},
+        "trainable": trainable_names,
+        "optimizer": scalars,
+        "scaler": scaler.state_dict(),
+    }
+    write_json(path.with_suffix(".json"), numbers)
+    for old in sorted(folder.glob("step-*.json"))[:-KEPT]:
+        old.unlink()
+        old.with_suffix(".safetensors").unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint that was read whole: position, numbers and tensors by name."""
+
+    position: Position
+    numbers: dict[str, Any]
+    tensors: dict[str, torch.Tensor]
+
+    def adapter(self) -> dict[str, torch.Tensor]:
+        """The adapter's tensors, for `Encoder.load_state`."""
+        return {
+            name.removeprefix("adapter/"): tensor
+            for name, tensor in self.tensors.items()
+            if name.startswith("adapter/")
+        }
+
+    def restore(
+        self,
+        trainable_names: list[str],
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+    ) -> None:
+        """Puts optimizer, scaler and generators back as they were.
+
+        Raises:
+            RunError: when the checkpoint is of other trainable parameters.
+        """
+        if self.numbers["trainable"] != trainable_names:
+            raise RunError(
+                "the checkpoint trains other parameters than the recipe",
+                remedy="resume with the recipe in the run's folder, or begin a new run",
+            )
+        state: dict[int, dict[str, Any]] = {}
+        for name, tensor in self.tensors.items():
+            kind, _, rest = name.partition("/")
+            if kind == "optimizer":
+                index, _, key = rest.partition("/")
+                state.setdefault(int(index), {})[key] = tensor
+        for name, value in self.numbers["optimizer"].items():
+            index, _, key = name.partition("/")
+            state.setdefault(int(index), {})[key] = value
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
+        scaler.load_state_dict(self.numbers["scaler"])
+        torch.set_rng_state(self.tensors["generator/cpu"])
+        if "generator/cuda" in self.tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(self.tensors["generator/cuda"])
+
+
+def newest(folder: Path) -> Loaded | None:
+    """The newest checkpoint that is whole, or None; says which were passed over."""
+    for path in sorted(folder.glob("step-*.json"), reverse=True):
+        try:
+            numbers = json.loads(path.read_text(encoding="utf-8"))
+            tensors_path = path.with_suffix(".safetensors")
+            if numbers["format"] != FORMAT or sha256_of_file(tensors_path) != numbers["sha256"]:
+                raise ValueError("its content does not match its hash")
+            return Loaded(Position(**numbers["position"]), numbers, load_file(tensors_path))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            warn(f"checkpoint {path.stem} is damaged ({error}); using the one before it")
+    return None

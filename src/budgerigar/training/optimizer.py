@@ -1,0 +1,104 @@
+"""Layer-wise parameter groups, optimizers, schedules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from budgerigar.encoder.interface import Trainable
+
+CLASSES: dict[str, type[torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "rmsprop": torch.optim.RMSprop,
+    "sgd": torch.optim.SGD,
+    "nadam": torch.optim.NAdam,
+    "radam": torch.optim.RAdam,
+    "adagrad": torch.optim.Adagrad,
+    "adafactor": torch.optim.Adafactor,
+}
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Peak learning rates by place.
+
+    Attributes:
+        base: where no other is given.
+        head: of the head.
+        layers: layer -> rate, in place of `base`.
+        decay: each layer's rate is its upper neighbour's times this.
+        lora_plus: rate of LoRA's B over that of A.
+        depth: layers of the encoder.
+    """
+
+    base: float
+    head: float
+    layers: Mapping[int, float]
+    decay: float
+    lora_plus: float
+    depth: int
+
+    def of(self, part: str, layer: int | None, factor: str = "") -> float:
+        """The peak rate of a parameter; `layer` None stands below layer 0, at the embeddings."""
+        if part == "head":
+            return self.head
+        below_top = self.depth - (0 if layer is None else layer + 1)
+        rate = self.base if layer is None else self.layers.get(layer, self.base)
+        return rate * self.decay**below_top * (self.lora_plus if factor == "B" else 1.0)
+
+
+def build(
+    trainables: Sequence[Trainable],
+    rates: Rates,
+    name: str,
+    options: Mapping[str, Any],
+    weight_decay: float,
+) -> torch.optim.Optimizer:
+    """An optimizer whose groups hold each trainable parameter exactly once.
+
+    Each group keeps its peak rate under `peak`; `set_rates` scales from there.
+
+    Args:
+        trainables: all that trains.
+        rates: their peak rates.
+        name: a key of `CLASSES`.
+        options: the optimizer's own options, by torch's names.
+        weight_decay: of every group.
+    """
+    groups: dict[float, list[torch.nn.Parameter]] = {}
+    for one in trainables:
+        groups.setdefault(rates.of(one.part, one.layer, one.factor), []).append(one.tensor)
+    return CLASSES[name](
+        [{"params": tensors, "lr": peak, "peak": peak} for peak, tensors in groups.items()],
+        weight_decay=weight_decay,
+        **options,
+    )
+
+
+def schedule(name: str, step: int, total: int, warmup: float) -> float:
+    """The share of the peak rate at a step.
+
+    Args:
+        name: `linear`, `cosine` or `constant` after the warm-up.
+        step: optimizer steps already taken, from 0.
+        total: steps of the whole run.
+        warmup: share of `total` during which the rate grows in a line from 0.
+    """
+    rising = math.ceil(total * warmup)
+    if step < rising:
+        return step / rising
+    if name == "constant":
+        return 1.0
+    done = (step - rising) / max(1, total - rising)
+    return 1.0 - done if name == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def set_rates(optimizer: torch.optim.Optimizer, share: float) -> None:
+    """Sets every group's rate to a share of its peak."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * share
