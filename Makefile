@@ -30,7 +30,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 $(INSTALLED_DEV): $(INSTALLED)
-	$(PIP) --group dev
+	$(PIP) -e '.[demo,dev]'
 	@touch $@
 
 # Writes docs/cli.md and docs/recipe-schema.json anew; the tests compare them.

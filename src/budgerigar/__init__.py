@@ -1,9 +1,9 @@
 """Fine-tuning text classifiers on a budget.
 
-    import budgerigar
+import budgerigar
 
-    run = budgerigar.train("quickstart", epochs=2)
-    budgerigar.load(run.adapter).predict(["Shares fell 3 percent."]).labels
+run = budgerigar.train("quickstart", epochs=2)
+budgerigar.load(run.adapter).predict(["Shares fell 3 percent."]).labels
 """
 
 from typing import TYPE_CHECKING, Any

@@ -73,10 +73,11 @@ def write_adapter(
         info: the rest.
         results: lines for the model card.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     with whole_folder(folder) as temporary:
-        save_file(encoder.state(), temporary / "adapter_model.safetensors", {"format": "pt"})
+        tensors = save(encoder.state(), {"format": "pt"})
+        (temporary / "adapter_model.safetensors").write_bytes(tensors)
         write_json(temporary / "adapter_config.json", encoder.adapter_config())
         tokenizer.save_pretrained(temporary)
         write_json(temporary / METADATA, {"schema": SCHEMA, **asdict(info)})
@@ -93,7 +94,8 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     try:
-        return load_file(folder / "adapter_model.safetensors")
+        tensors: dict[str, torch.Tensor] = load_file(folder / "adapter_model.safetensors")
+        return tensors
     except (OSError, SafetensorError) as error:
         raise AdapterError(
             f"the tensors in {folder} cannot be read",

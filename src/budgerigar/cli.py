@@ -127,9 +127,9 @@ def plan(
 @app.command()
 def curves(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
-    out: Annotated[
-        Path, typer.Option(help="Path of the figures without their endings.")
-    ] = Path("curves"),
+    out: Annotated[Path, typer.Option(help="Path of the figures without their endings.")] = Path(
+        "curves"
+    ),
 ) -> None:
     """Draw losses and accuracy by epoch of any number of runs, as PNG and SVG."""
     from budgerigar import pipeline
@@ -215,7 +215,9 @@ def list_recipes(as_json: AsJson = False) -> None:
     """List the recipes that ship."""
     from budgerigar import recipe_text
 
-    found = {name: text.splitlines()[0].lstrip("# ") for name, text in recipe_text.shipped().items()}
+    found = {
+        name: text.splitlines()[0].lstrip("# ") for name, text in recipe_text.shipped().items()
+    }
     if as_json:
         console.result_json(found)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import time
@@ -56,48 +57,62 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = ""
 class Progress:
     """How far a stage has come: a live bar on a terminal, plain lines elsewhere.
 
-    `with Progress("training", 225) as bar: bar.update(step, "loss 0.31")`.
+    `with Progress("training", 225) as bar: bar.update(step, "loss 0.31")`. Stages nest: the
+    inner one's bar stands below the outer one's. A stage that ends within `LINE_SECONDS`
+    leaves no plain line.
     """
 
     def __init__(self, label: str, total: int) -> None:
         self._label, self._total = label, total
         self._start = self._last = time.monotonic()
         self._first: int | None = None
-        self._bar: Any = None
+        self._task: Any = None
 
     def __enter__(self) -> Progress:
         if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-            from rich.progress import Progress as Bar
-
-            self._bar = Bar(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[figures]}"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-            )
-            self._bar.start()
-            self._task = self._bar.add_task(self._label, total=self._total, figures="")
+            _open_bars.append(self)
+            self._task = _bars().add_task(self._label, total=self._total, figures="")
+            _bars().start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        if self._task is not None:
+            _open_bars.remove(self)
+            _bars().remove_task(self._task)
+            if not _open_bars:
+                _bars().stop()
 
     def update(self, done: int, figures: str = "") -> None:
         """Shows that `done` of the total are finished, with the figures of the moment."""
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done, figures=figures)
+        if self._task is not None:
+            _bars().update(self._task, completed=done, figures=figures)
             return
         if self._first is None:
             self._first = done - 1
         now = time.monotonic()
-        if now - self._last < LINE_SECONDS and done != self._total:
+        if now - self._last < LINE_SECONDS:
             return
         self._last = now
         pace = (now - self._start) / max(1, done - self._first)
         left = pace * (self._total - done)
         note(f"{self._label} {done}/{self._total}  {figures}  {left:.0f} s left".rstrip())
+
+
+_open_bars: list[Progress] = []
+
+
+@functools.cache
+def _bars() -> Any:
+    """The one live display: a terminal has room for no second."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    return Bars(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )

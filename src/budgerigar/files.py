@@ -35,12 +35,13 @@ def whole_file(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         _sync(temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
         _sync(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 @contextlib.contextmanager
@@ -64,8 +65,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
         _sync(temporary)
         if path.exists():
             shutil.rmtree(retired, ignore_errors=True)
-            os.replace(path, retired)
-        os.replace(temporary, path)
+            path.replace(retired)
+        temporary.replace(path)
         _sync(path.parent)
         shutil.rmtree(retired, ignore_errors=True)
     except OSError as error:
@@ -81,7 +82,7 @@ def recover(folder: Path) -> None:
         if place.exists():
             shutil.rmtree(left)
         else:
-            os.replace(left, place)
+            left.replace(place)
     for left in sorted(folder.rglob(f"{TEMPORARY_PREFIX}*")):
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)

@@ -19,7 +19,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from budgerigar import __version__, adapters, planning, predict, recipe_text, report, results, runs, sources
+from budgerigar import (
+    __version__,
+    adapters,
+    planning,
+    predict,
+    recipe_text,
+    report,
+    results,
+    runs,
+    sources,
+)
 from budgerigar.console import note
 from budgerigar.data.tokens import PackedTexts, load_tokenizer, tokenize
 from budgerigar.errors import AdapterError, BudgetError, ModelError, RunError

@@ -160,9 +160,7 @@ def idle_rates(recipe: Recipe, depth: int, groups: Sequence[Group]) -> list[str]
             continue
         inside = any(0 <= layer < depth for layer in layers)
         why = "nothing is trained there" if inside else f"the model has layers 0-{depth - 1}"
-        lines.append(
-            f"learning rate {entry.rate:g} of layers {entry.layers} has no effect: {why}"
-        )
+        lines.append(f"learning rate {entry.rate:g} of layers {entry.layers} has no effect: {why}")
     return lines
 
 
@@ -172,7 +170,7 @@ class Table:
 
     title: str
     columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
 
 
 def describe(content: dict[str, Any], *, fit: bool) -> list[str | Table]:

@@ -72,7 +72,8 @@ class Predictions(Sequence[Prediction]):
     @property
     def indices(self) -> np.ndarray:
         """The number of each text's most likely class, abstaining or not, `[B]`."""
-        return self.probabilities.argmax(axis=1)
+        indices: np.ndarray = self.probabilities.argmax(axis=1)
+        return indices
 
     def distribution(self) -> dict[str, int]:
         """How many texts each class got, and how many stay open under an empty name."""
@@ -94,7 +95,9 @@ class TextClassifier:
         """Class names in the order of their numbers."""
         return self.info.classes
 
-    def predict(self, texts: Sequence[str], *, batch: int = 64, abstain: float = 0.0) -> Predictions:
+    def predict(
+        self, texts: Sequence[str], *, batch: int = 64, abstain: float = 0.0
+    ) -> Predictions:
         """Classes and probabilities of some texts.
 
         Args:
@@ -129,7 +132,9 @@ class TextClassifier:
         expected_BC = np.array([row for _, row in self.info.probe])
         found_BC = logits_of(self._encoder, self._tokenizer, texts, self.info.max_length)
         difference = float(np.abs(found_BC - expected_BC).max())
-        allowed = max(PROBE_TOLERANCE[self.info.precision], PROBE_TOLERANCE[self._encoder.precision])
+        allowed = max(
+            PROBE_TOLERANCE[self.info.precision], PROBE_TOLERANCE[self._encoder.precision]
+        )
         if not difference <= allowed:
             raise AdapterError(
                 f"the adapter does not give the logits that it gave when it was written: "

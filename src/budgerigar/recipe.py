@@ -25,6 +25,7 @@ Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(gt=0)]
 
+
 def _comma_list(value: Any) -> Any:
     """Lets `--set adapter.targets=query,value` stand for a list."""
     if isinstance(value, str):
@@ -142,7 +143,7 @@ class Adapter(Part):
 
     rank: Positive = 8
     """Rank of every update, where `ranks` says nothing else."""
-    alpha: Annotated[float, Field(gt=0)] = 32
+    alpha: Annotated[float, Field(gt=0)] = 32.0
     """The update is scaled by alpha / rank (alpha / sqrt(rank) with `rslora`)."""
     dropout: Share = 0.05
     """Dropout on the input of each update."""

@@ -178,7 +178,9 @@ def _fault(item: dict[str, Any], tree: Mapping[str, Any]) -> str:
         return f"{path}: unknown field{nearest(str(steps[-1]), known)}"
     if item["type"] == "union_tag_invalid":
         name = str(item["ctx"]["tag"])
-        return f"{path}.name: {name!r} is none of {', '.join(OPTIMIZERS)}{nearest(name, OPTIMIZERS)}"
+        return (
+            f"{path}.name: {name!r} is none of {', '.join(OPTIMIZERS)}{nearest(name, OPTIMIZERS)}"
+        )
     message = item["msg"].removeprefix("Value error, ")
     given = item["input"]
     if item["type"] == "missing":

@@ -90,9 +90,7 @@ def read_splits(recipe: Recipe, classes: Sequence[str]) -> Splits:
     )
     notes = [f"{data.train}: {line}" for line in train.notes]
     if data.max_rows is not None and data.max_rows < len(train.texts):
-        train = train.select(
-            split.stratified_sample(labels_of(train), data.max_rows, recipe.seed)
-        )
+        train = train.select(split.stratified_sample(labels_of(train), data.max_rows, recipe.seed))
 
     def read_other(source: str, labelled: bool) -> Corpus:
         other = corpus.read(

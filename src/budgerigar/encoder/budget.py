@@ -70,7 +70,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Fit:
-    """The largest rank that fits the budget for a choice of targets and head; 0 if none does."""
+    """The largest rank inside the budget for a choice of targets and head; 0 if none is."""
 
     targets: tuple[str, ...]
     head: str
@@ -90,7 +90,7 @@ def select(shape: Shape, selection: Selection) -> list[tuple[int, Matrix]]:
             f"adapter.layers names layers that the model does not have: "
             f"{', '.join(str(n) for n in sorted(set(missing)))}",
             why=f"it has layers 0 to {shape.depth - 1}",
-            remedy=f"choose among them, for its top third adapter.layers=last:{-(-shape.depth // 3)}",
+            remedy=f"its top third is adapter.layers=last:{-(-shape.depth // 3)}",
         )
     if idle := sorted(set(selection.ranks) - set(selection.layers)):
         raise SelectorError(
@@ -110,7 +110,11 @@ def select(shape: Shape, selection: Selection) -> list[tuple[int, Matrix]]:
 
 
 def _refuse_target(name: str, available: set[str], shape: Shape) -> None:
-    overlap = [part.path for part in shape.head if part.path == name or f".{part.path}".endswith(f".{name}")]
+    overlap = [
+        part.path
+        for part in shape.head
+        if part.path == name or f".{part.path}".endswith(f".{name}")
+    ]
     if overlap:
         raise SelectorError(
             f"adapter.targets: {name!r} is part of the head ({', '.join(overlap)})",
@@ -139,7 +143,9 @@ def count(shape: Shape, selection: Selection) -> list[Group]:
             )
         ]
     elif selection.bias == "lora_only":
-        groups += [Group("other", layer, f"{m.name} bias", None, m.bias) for layer, m in chosen if m.bias]
+        groups += [
+            Group("other", layer, f"{m.name} bias", None, m.bias) for layer, m in chosen if m.bias
+        ]
     groups += [
         Group("head", None, layer.path, None, layer.parameters)
         for layer in shape.head
@@ -165,8 +171,8 @@ def require(groups: Sequence[Group], max_trainable: int) -> None:
     sums = totals(groups)
     if sums["total"] > max_trainable:
         raise BudgetError(
-            f"{sums['total']:,} trainable parameters are {sums['total'] - max_trainable:,} over the "
-            f"budget of {max_trainable:,}",
+            f"{sums['total']:,} trainable parameters are {sums['total'] - max_trainable:,} over "
+            f"the budget of {max_trainable:,}",
             why=f"adapter {sums['adapter']:,}, head {sums['head']:,}, other {sums['other']:,}",
             remedy="lower adapter.rank, take fewer adapter.layers or adapter.targets, or set "
             "adapter.head=output; budgie plan --fit shows what fits",
@@ -180,15 +186,17 @@ def fits(shape: Shape, selection: Selection, max_trainable: int) -> list[Fit]:
     """
     own = tuple(SHORT_NAMES.get(target, target) for target in selection.targets)
     available = {matrix.name for layer in shape.layers for matrix in layer}
-    found = []
-    for targets in dict.fromkeys((own, *TARGET_CHOICES)):
+    found: dict[tuple[tuple[str, ...], str], Fit] = {}
+    for targets in (own, *TARGET_CHOICES):
         if not set(targets) <= available | {"all"}:
             continue  # an architecture without these names
         for head in ("full", "output"):
             one = replace(selection, targets=targets, head=head, rank=1, ranks={})
+            chosen = [matrix for _, matrix in select(shape, one)]
+            named = tuple(dict.fromkeys(matrix.name for matrix in chosen))
             sums = totals(count(shape, one))
-            named = tuple(dict.fromkeys(matrix.name for _, matrix in select(shape, one)))
-            rank = max(0, (max_trainable - sums["total"] + sums["adapter"]) // sums["adapter"])
-            trainable = sums["total"] + (rank - 1) * sums["adapter"]
-            found.append(Fit(named, head, rank, trainable))
-    return found
+            rest = sums["total"] - sums["adapter"]
+            full_rank = min(min(matrix.inputs, matrix.outputs) for matrix in chosen)
+            rank = max(0, min(full_rank, (max_trainable - rest) // sums["adapter"]))
+            found[named, head] = Fit(named, head, rank, rest + rank * sums["adapter"])
+    return list(found.values())

@@ -100,7 +100,9 @@ class Checkpoint:
         import hashlib
 
         hashes = [sha256_of_file(path) for path in self.weights()]
-        return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+        return (
+            hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+        )
 
 
 def locate(name: str, revision: str | None, *, weights: bool) -> Checkpoint:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -28,8 +29,8 @@ def device() -> torch.device:
 
 def native_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 itself: emulated, it is many times slower."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    found = _capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 def resolve_precision(asked: str, where: torch.device) -> Precision:
@@ -80,10 +81,16 @@ def describe(where: torch.device) -> dict[str, str | int]:
     """The machine in a few words, for a run's records."""
     facts: dict[str, str | int] = {
         "platform": f"{platform.system()} {platform.machine()}",
-        "processor": str(getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name", "")),
+        "processor": str(_capabilities().get("cpu_name", "")),
         "threads": torch.get_num_threads(),
         "device": where.type,
     }
     if where.type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(where)
     return facts
+
+
+def _capabilities() -> dict[str, Any]:
+    """What torch says of the processor; older versions do not say."""
+    ask = getattr(torch.cpu, "get_capabilities", None)
+    return ask() if ask is not None else {}

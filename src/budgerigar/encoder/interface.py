@@ -45,9 +45,7 @@ class Encoder(Protocol):
         """Every parameter that requires gradients, in a fixed order."""
         ...
 
-    def logits(
-        self, ids_T: np.ndarray, offsets: np.ndarray, *, training: bool
-    ) -> torch.Tensor:
+    def logits(self, ids_T: np.ndarray, offsets: np.ndarray, *, training: bool) -> torch.Tensor:
         """Logits `[B, C]`, float32; with dropout where `training`."""
         ...
 

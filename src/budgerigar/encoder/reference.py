@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,8 @@ class ReferenceEncoder:
     def __init__(
         self, model: PeftModel, layers_path: str, precision: str, device: torch.device
     ) -> None:
-        self._model = model.to(device)
+        # transformers loads in evaluation mode, PEFT's wrapper says training: make them agree.
+        self._model = model.to(device).eval()
         self._layers_path = layers_path
         self._pad = int(model.config.pad_token_id or 0)
         self.device = device
@@ -120,10 +122,9 @@ class ReferenceEncoder:
         """PEFT's configuration of this adapter, ready for JSON."""
         config = self._model.peft_config["default"].to_dict()
         config["inference_mode"] = True
-        return {
-            name: sorted(value) if isinstance(value, set) else value
-            for name, value in config.items()
-        }
+        for name in ("target_modules", "modules_to_save"):
+            config[name] = sorted(config[name])
+        return config
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         number_type = SIXTEEN_BITS.get(self.precision)
@@ -157,10 +158,10 @@ def fresh(
     config = LoraConfig(
         task_type=TaskType.SEQ_CLS,
         r=selection.rank,
-        lora_alpha=low_rank.alpha,  # type: ignore[arg-type]
+        lora_alpha=low_rank.alpha,
         lora_dropout=low_rank.dropout,
         use_rslora=low_rank.rslora,
-        bias=selection.bias,  # type: ignore[arg-type]
+        bias=selection.bias,
         target_modules=[matrix.path for _, matrix in select(shape, selection)],
         rank_pattern={
             re.escape(matrix.path): selection.ranks[layer]
@@ -171,7 +172,7 @@ def fresh(
     )
     config.base_model_name_or_path = checkpoint.name
     config.revision = checkpoint.revision
-    with _seeded(seed):
+    with _seeded(seed), _quiet():
         wrapped = get_peft_model(model, config)
     wrapped.peft_config["default"].base_model_name_or_path = checkpoint.name
     if selection.head == "output":
@@ -197,8 +198,9 @@ def from_adapter(
     no_change = Dropouts(None, None)
     model = _load_classifier(checkpoint, classes, no_change, set(shape.saved_modules))
     try:
-        config = PeftConfig.from_pretrained(str(adapter))
-        wrapped = PeftModel.from_pretrained(model, str(adapter), config=config)
+        with _quiet():
+            config = PeftConfig.from_pretrained(str(adapter))
+            wrapped = PeftModel.from_pretrained(model, str(adapter), config=config)
     except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
         raise AdapterError(
             f"adapter {adapter} does not load",
@@ -236,7 +238,7 @@ def _load_classifier(
     ]
     if lacking:
         raise ModelError(
-            f"model {checkpoint.name} lacks {len(lacking)} tensors of its encoder, such as {lacking[0]}",
+            f"model {checkpoint.name} lacks {len(lacking)} tensors of its encoder: {lacking[0]}, ..",
             why="its weights are not those of the architecture in config.json",
             remedy="fetch the checkpoint again, or choose another",
         )
@@ -312,6 +314,9 @@ def _quiet() -> Iterator[None]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            # PEFT still uses names that transformers 5 renames.
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         logging.set_verbosity(before)

@@ -119,7 +119,7 @@ def read_shape(checkpoint: Checkpoint, classes: int) -> Shape:
     if not head:
         raise ModelError(f"{model.config.model_type} has no classification head of its own")
     head[-1] = HeadLayer(head[-1].path, head[-1].parameters, output=True)
-    fresh = {path for path in head_modules if not path.count(".") == 0}
+    fresh = {path for path in head_modules if "." in path}
     biases: dict[int | None, int] = {}
     for name, parameter in model.named_parameters():
         inside = not any(name.startswith(f"{path}.") for path in head_modules)
@@ -151,7 +151,7 @@ def meta_classifier(checkpoint: Checkpoint, classes: int) -> PreTrainedModel:
     config = classifier_config(checkpoint, classes)
     try:
         with torch.device("meta"):
-            return AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-any-return]
+            return AutoModelForSequenceClassification.from_config(config)
     except (ValueError, KeyError) as error:
         raise ModelError(
             f"model {checkpoint.name} cannot become a text classifier",
@@ -207,7 +207,8 @@ def _layers_path(model: PreTrainedModel) -> str:
     ]
     if not lists:
         raise ModelError(f"{model.config.model_type} has no list of layers")
-    return max(lists, key=lambda item: item[0])[1]
+    path: str = max(lists, key=lambda item: item[0])[1]
+    return path
 
 
 def _matrices(layer: Any, prefix: str) -> tuple[Matrix, ...]:
@@ -260,6 +261,9 @@ def _positions(model: PreTrainedModel) -> int:
     """RoBERTa counts positions from `pad_token_id + 1`: 514 rows hold 512 tokens."""
     limit = int(model.config.max_position_embeddings)
     for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+        if (
+            name.endswith("position_embeddings")
+            and getattr(module, "padding_idx", None) is not None
+        ):
             return limit - int(module.padding_idx) - 1
     return limit

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as save_tensors
 
 from budgerigar.console import warn
 from budgerigar.errors import RunError
@@ -79,7 +80,7 @@ def save(
         named["generator/cuda"] = torch.cuda.get_rng_state()
     path = folder / f"step-{position.step:08d}.safetensors"
     with whole_file(path) as temporary:
-        save_file(named, temporary)
+        temporary.write_bytes(save_tensors(named))
         digest = sha256_of_file(temporary)
     numbers = {
         "format": FORMAT,

@@ -157,7 +157,7 @@ def train(
     with _stop_requests() as stop, Progress("training", run.total) as bar:
         while not run.finished():
             run.epoch(bar, stop)
-    return Outcome(run.at.step, int(run.at.best_epoch or 0), run.at.step < run.total)
+    return Outcome(run.at.step, int(run.at.best_epoch or 0) + 1, run.at.step < run.total)
 
 
 class _Run:
@@ -243,7 +243,7 @@ class _Run:
         loss = 0.0
         for first in range(0, len(rows), settings.batch):
             part = self._loss(rows[first : first + settings.batch], rows)
-            self.scaler.scale(part).backward()
+            torch.autograd.backward(self.scaler.scale(part))
             loss += float(part.detach())
         if not math.isfinite(loss):
             kept = "no epoch was finished" if at.best_epoch is None else "the best adapter is kept"
@@ -338,7 +338,7 @@ def _stop_requests() -> Iterator[_StopRequest]:
 
     previous: dict[int, signal._HANDLER] = {}
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
             previous[number] = signal.signal(number, ask)
     except ValueError:
         # Signals belong to the main thread; elsewhere the caller's own handling stands.
