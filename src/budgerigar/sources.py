@@ -142,7 +142,7 @@ def describe(texts: Corpus, classes: Sequence[str]) -> dict[str, Any]:
         "fingerprint": texts.fingerprint,
     }
     if texts.labels is not None:
-        counts = np.bincount(texts.labels[texts.labels >= 0], minlength=len(classes))
+        counts = np.bincount(texts.labels, minlength=len(classes))
         found["classes"] = dict(zip(classes, counts.tolist(), strict=True))
     return found
 

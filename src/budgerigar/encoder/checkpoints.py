@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from budgerigar import hub
 from budgerigar.errors import ModelError
 from budgerigar.files import sha256_of_file
 
 PACKAGE = "package:"
 SMALL_FILES = ("config.json", "tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens*")
 SAFE_WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
-HUB_SECONDS = "5"
 
 
 @dataclass(frozen=True)
@@ -150,9 +149,7 @@ def _folders_below(root: Path) -> Iterator[Path]:
 
 
 def _fetch(name: str, revision: str | None, weights: bool) -> Path:
-    # huggingface_hub reads these when it is first imported.
-    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", HUB_SECONDS)
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    reachable = hub.connect()
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
@@ -170,13 +167,13 @@ def _fetch(name: str, revision: str | None, weights: bool) -> Path:
     except Exception as error:
         raise ModelError(
             f"model {name} cannot be fetched from the hub",
-            why=" ".join(str(error).split())[:200] or type(error).__name__,
+            why=hub.reason(error, reachable),
             remedy="check name and network, or pass a local folder: --set model.name=FOLDER",
         ) from error
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"model {name} is not at hand",
-            why="the hub cannot be reached and the local copy is incomplete",
+            why=hub.reason(None, reachable),
             remedy="connect once, or pass a local folder: --set model.name=FOLDER",
         )
     return folder

@@ -120,7 +120,7 @@ class ReferenceEncoder:
 
     def adapter_config(self) -> dict[str, object]:
         """PEFT's configuration of this adapter, ready for JSON."""
-        config = self._model.peft_config["default"].to_dict()
+        config: dict[str, Any] = self._model.peft_config["default"].to_dict()
         config["inference_mode"] = True
         for name in ("target_modules", "modules_to_save"):
             config[name] = sorted(config[name])
@@ -238,7 +238,7 @@ def _load_classifier(
     ]
     if lacking:
         raise ModelError(
-            f"model {checkpoint.name} lacks {len(lacking)} tensors of its encoder: {lacking[0]}, ..",
+            f"model {checkpoint.name} lacks {len(lacking)} tensors of its encoder: {lacking[0]}",
             why="its weights are not those of the architecture in config.json",
             remedy="fetch the checkpoint again, or choose another",
         )
