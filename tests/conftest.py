@@ -11,12 +11,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ("World", "Sports", "Business", "Sci/Tech")
 WORDS = {
-    "World": "president minister war treaty election border army vote protest embassy".split(),
-    "Sports": "goal match coach season striker league cup injury team final".split(),
-    "Business": "shares profit bank oil market dollar merger quarter sales prices".split(),
-    "Sci/Tech": "software planet internet chip virus telescope browser phone data robot".split(),
+    "World": ["president", "minister", "war", "treaty", "election", "border", "army", "vote", "protest", "embassy"],
+    "Sports": ["goal", "match", "coach", "season", "striker", "league", "cup", "injury", "team", "final"],
+    "Business": ["shares", "profit", "bank", "oil", "market", "dollar", "merger", "quarter", "sales", "prices"],
+    "Sci/Tech": ["software", "planet", "internet", "chip", "virus", "telescope", "browser", "phone", "data", "robot"],
 }
-OTHER_WORDS = "the a of in on said after from with new two week today late again city".split()
+OTHER_WORDS = ["the", "a", "of", "in", "on", "said", "after", "from", "with", "new", "two", "week", "today", "late", "again", "city"]
 
 
 @pytest.fixture(scope="session")
@@ -149,3 +149,11 @@ checkpoint_steps: 5
         encoding="utf-8",
     )
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory):
+    """A finished run of the tiny recipe."""
+    from budgerigar import pipeline
+
+    return pipeline.train(tiny_recipe, tmp_path_factory.mktemp("tiny_run") / "run")

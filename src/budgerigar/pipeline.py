@@ -435,7 +435,7 @@ class _Conductor:
             name: {**sources.describe(texts, self.classes), "cut": packed[name].cut}
             for name, texts in splits.named().items()
         }
-        content = {
+        content: dict[str, Any] = {
             "schema": runs.RESULTS_SCHEMA,
             "name": self.recipe.name,
             "seed": self.recipe.seed,

@@ -79,7 +79,12 @@ class Part(BaseModel):
     """Common to every part of a recipe: frozen, and no field that is not known."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        validate_default=True,
+        coerce_numbers_to_str=True,
     )
 
 

@@ -39,7 +39,7 @@ _Yaml12.add_implicit_resolver(
     "tag:yaml.org,2002:null", re.compile("^(?:null|Null|~|)$"), ["n", "N", "~", ""]
 )
 _Yaml12.add_implicit_resolver(
-    "tag:yaml.org,2002:int", re.compile("^[-+]?[0-9]+$"), list("-+0123456789")
+    "tag:yaml.org,2002:int", re.compile("^[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789")
 )
 _Yaml12.add_implicit_resolver(
     "tag:yaml.org,2002:float",

@@ -69,7 +69,7 @@ def plain_losses(model_folder, recipe, recorder, labels_of, layers, total_steps)
     )
     set_peft_model_state_dict(peft_model, recorder.start)
     peft_model.train()
-    rates = {layer: recipe.optimizer.rate for layer in layers}
+    rates = dict.fromkeys(layers, recipe.optimizer.rate)
     for entry in recipe.optimizer.layers:
         first, last = map(int, entry.layers.split("-"))
         rates.update(dict.fromkeys(range(first, last + 1), entry.rate))

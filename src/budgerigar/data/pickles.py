@@ -144,7 +144,7 @@ class _Record:
     items: dict[Any, Any]
 
 
-class _Inert(pickle._Unpickler):  # type: ignore[misc]
+class _Inert(pickle._Unpickler):
     # The Python version keeps its memo in a dictionary: the C one allocates as many slots as
     # a hostile index asks for.
     def find_class(self, module: str, name: str) -> type[_Record]:
@@ -275,7 +275,7 @@ def _bytes(value: Any) -> bytes:
 
 def _dtype(record: Any) -> np.dtype[Any]:
     code = record.arguments[0]
-    order = record.state[1] if record.state else "|"
+    order: Any = record.state[1] if record.state else "|"
     if code in ("O", "O8"):
         return np.dtype(object)
     if not isinstance(code, str) or not PLAIN_TYPES.fullmatch(code) or order not in "<>|=":
@@ -286,8 +286,8 @@ def _dtype(record: Any) -> np.dtype[Any]:
 def _numpy(record: Any) -> np.ndarray:
     """A numpy array from its record, its content copied."""
     if record.name.endswith("_frombuffer"):
-        buffer, kind, shape, order = record.arguments
-        return np.frombuffer(_bytes(buffer), _dtype(kind)).reshape(shape, order=order)
+        buffer, kind, shape, layout = record.arguments
+        return np.frombuffer(_bytes(buffer), _dtype(kind)).reshape(shape, order=layout)
     _, shape, kind, fortran, raw = record.state
     order: Literal["C", "F"] = "F" if fortran else "C"
     if _dtype(kind).hasobject:
