@@ -1,30 +1,24 @@
-"""Files and hub data sets -> texts, labels, class names; every doubt about labels settled here.
+"""Files and hub data sets -> texts, labels, class names.
 
-Rows are counted from 1, a header not among them. Texts stay exactly as they are, in a
-memory-mapped Arrow file, so that memory does not grow with their number.
+Rows are counted from 1; headers, and empty lines of CSV and JSON files, are not among them.
+Texts stay exactly as they are, in a memory-mapped Arrow file, so that memory does not grow
+with their number.
 """
 
 from __future__ import annotations
 
-import hashlib
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
-from budgerigar.console import note
-from budgerigar.data.labels import LabelDecoder, name_rows
-from budgerigar.data.tables import EXAMPLE, TEXT_COLUMNS, Table, open_table
+from budgerigar.data.delimited import TEXT_COLUMNS
+from budgerigar.data.labels import LabelDecoder, WrittenBuilder, as_label, decode, is_text
+from budgerigar.data.tables import EXAMPLE, Table, open_table
+from budgerigar.data.texts import Texts, all_numbers, fingerprint, load_texts, no_rows
 from budgerigar.errors import DataError, nearest
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 __all__ = ["EXAMPLE", "Columns", "Corpus", "Texts", "check_classes", "class_names", "read"]
-
-PROGRESS_ROWS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -41,44 +35,6 @@ class Columns:
     label: str
 
 
-class Texts(Sequence[str]):
-    """Texts in Arrow memory, or rows of it."""
-
-    def __init__(self, column: pa.ChunkedArray, rows: np.ndarray | None = None) -> None:
-        self._column, self._rows = column, rows
-
-    def __len__(self) -> int:
-        return len(self._column) if self._rows is None else len(self._rows)
-
-    @overload
-    def __getitem__(self, row: int) -> str: ...
-
-    @overload
-    def __getitem__(self, row: slice) -> list[str]: ...
-
-    def __getitem__(self, row: int | slice) -> str | list[str]:
-        if isinstance(row, slice):
-            return self.take(np.arange(*row.indices(len(self))))
-        place = range(len(self))[row] if self._rows is None else int(self._rows[row])
-        text: str = self._column[place].as_py()
-        return text
-
-    def take(self, rows: np.ndarray) -> list[str]:
-        """The texts of some rows, in their order."""
-        places = rows if self._rows is None else self._rows[rows]
-        texts: list[str] = self._column.take(np.asarray(places, dtype=np.int64)).to_pylist()
-        return texts
-
-    def batches(self, size: int) -> Iterator[list[str]]:
-        """All texts, in lists of `size`."""
-        for first in range(0, len(self), size):
-            yield self.take(np.arange(first, min(first + size, len(self))))
-
-    def select(self, rows: np.ndarray) -> Texts:
-        """A view on some rows."""
-        return Texts(self._column, rows if self._rows is None else self._rows[rows])
-
-
 @dataclass(frozen=True)
 class Corpus:
     """A set of texts.
@@ -88,8 +44,8 @@ class Corpus:
         labels: class numbers from 0, int64 `[N]`; None where they were not asked for.
         classes: class names.
         source: as the user gave it.
-        fingerprint: SHA-256 over texts and labels.
-        label_base: what integer labels count from; None for names.
+        fingerprint: hex SHA-256 over texts and labels.
+        label_base: what integer labels count from, 0 or 1; None for names.
         notes: what the user should be told.
     """
 
@@ -105,7 +61,7 @@ class Corpus:
         """A corpus of some rows, with a fingerprint of its own."""
         texts = self.texts.select(rows)
         labels = None if self.labels is None else self.labels[rows]
-        return replace(self, texts=texts, labels=labels, fingerprint=_fingerprint(texts, labels))
+        return replace(self, texts=texts, labels=labels, fingerprint=fingerprint(texts, labels))
 
 
 def read(
@@ -129,36 +85,48 @@ def read(
         DataError: for what cannot be used, naming its rows.
     """
     table = open_table(source, columns.names, columns.label)
-    text_columns, label_column = _choose(source, table, columns, labelled)
-    texts, raw_labels = _load(source, table, text_columns, label_column if labelled else None)
-    notes = [*table.notes, *_empty_texts(texts)]
+    if labelled:
+        _require_label(source, table, columns.label)
+    text_columns = _choose(source, table, columns)
+    texts, written, empty = load_texts(
+        source, table, text_columns, columns.label if labelled else None
+    )
+    notes = list(table.notes)
+    if empty.count:
+        notes.append(f"{empty.count:,} empty text{'s' if empty.count > 1 else ''} ({empty})")
     labels, base, names = None, None, tuple(classes) if classes else None
-    if raw_labels is not None:
-        decoder = LabelDecoder(source, raw_labels)
-        names = names or table.class_names or decoder.names(label_base)
-        labels, base = decoder.numbers(names, label_base)
-        if base == 1:
-            notes.append("integer labels count from 1")
+    if written is not None:
+        own = table.classes.get(columns.label)
+        labels, base, names, said = decode(source, written, own, names, label_base)
+        notes.extend(said)
     return Corpus(
         texts=texts,
         labels=labels,
         classes=names,
         source=source,
-        fingerprint=_fingerprint(texts, labels),
+        fingerprint=fingerprint(texts, labels),
         label_base=base,
         notes=tuple(notes),
     )
 
 
 def class_names(source: str, columns: Columns, label_base: int | None) -> tuple[str, ...]:
-    """The class names that a labelled set of texts itself gives.
+    """The class names that a labelled set of texts itself gives; its texts are not read.
 
     Raises:
-        DataError: as `read`.
+        DataError: for labels that cannot be used, naming their rows.
     """
-    found = read(source, columns, classes=None, label_base=label_base, labelled=True)
-    assert found.classes is not None
-    return found.classes
+    table = open_table(source, columns.names, columns.label)
+    _require_label(source, table, columns.label)
+    if own := table.classes.get(columns.label):
+        return own
+    builder, rows = WrittenBuilder(), 0
+    for batch in table.read([columns.label]):
+        builder.add(as_label(source, batch.column(0), rows))
+        rows += batch.num_rows
+    if not rows:
+        raise no_rows(source)
+    return LabelDecoder(source, builder.build()).names(label_base)
 
 
 def check_classes(
@@ -184,12 +152,18 @@ def check_classes(
     ]
 
 
-def _choose(
-    source: str, table: Table, columns: Columns, labelled: bool
-) -> tuple[list[str], str | None]:
-    """The text columns to join, and the label column."""
-    known = table.columns
-    wanted = columns.names
+def _require_label(source: str, table: Table, label: str) -> None:
+    if label not in table.columns:
+        raise DataError(
+            f"{source} has no label column {label!r}{nearest(label, table.columns)}",
+            why=f"its columns are {', '.join(table.columns)}",
+            remedy="name it with data.label",
+        )
+
+
+def _choose(source: str, table: Table, columns: Columns) -> list[str]:
+    """The text columns to join."""
+    known, wanted = table.columns, columns.names
     if wanted is not None:
         if unknown := [name for name in wanted if name not in known]:
             raise DataError(
@@ -202,9 +176,11 @@ def _choose(
     elif {"title", "description"} <= set(known):
         texts = ["title", "description"]
     else:
-        texts = [name for name in known if name in TEXT_COLUMNS] or [
-            name for name in known if name != columns.label
-        ]
+        others = [name for name in known if name != columns.label]
+        texts = [name for name in others if name in TEXT_COLUMNS]
+        if not texts and len(others) > 1:
+            texts = _string_columns(table, others)
+        texts = texts or others
         texts = texts if len(texts) == 1 else []
     if not texts:
         raise DataError(
@@ -212,109 +188,20 @@ def _choose(
             why=f"they are {', '.join(known)}",
             remedy="name them, such as --columns label,title,text",
         )
-    if labelled and columns.label not in known:
-        raise DataError(
-            f"{source} has no label column {columns.label!r}{nearest(columns.label, known)}",
-            why=f"its columns are {', '.join(known)}",
-            remedy="name it with data.label",
-        )
-    return texts, columns.label if columns.label in known else None
+    return texts
 
 
-def _load(
-    source: str, table: Table, text_columns: list[str], label_column: str | None
-) -> tuple[Texts, list[str | None] | None]:
-    """Copies texts into a memory-mapped file that vanishes with the process."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    labels: list[pa.Array] = []
-    rows = 0
-    with tempfile.NamedTemporaryFile(prefix="budgie-", suffix=".arrow") as file:
-        schema = pa.schema({"text": pa.large_string()})
-        with pa.ipc.new_file(file.name, schema) as writer:
-            for batch in table.batches:
-                columns = [
-                    _as_text(source, batch.column(batch.schema.names.index(name)), name)
-                    for name in text_columns
-                ]
-                filled = [pc.fill_null(column, "") for column in columns]
-                joined = (
-                    pc.binary_join_element_wise(*filled, pa.scalar(" ", pa.large_string()))
-                    if len(filled) > 1
-                    else filled[0]
-                )
-                writer.write_batch(pa.record_batch([joined], schema=schema))
-                if label_column is not None:
-                    column = batch.column(batch.schema.names.index(label_column))
-                    labels.append(_as_label(source, column, rows))
-                rows += batch.num_rows
-                if rows // PROGRESS_ROWS > (rows - batch.num_rows) // PROGRESS_ROWS:
-                    note(f"{source}: {rows:,} rows read")
-        if rows == 0:
-            raise DataError(f"{source} holds no rows", remedy="check the file")
-        # The mapping keeps the file's blocks alive after its name is gone.
-        mapped = pa.ipc.open_file(pa.memory_map(file.name)).read_all()
-    found = pa.chunked_array(labels).to_pylist() if label_column is not None else None
-    return Texts(mapped.column("text")), found
-
-
-def _as_text(source: str, column: pa.Array, name: str) -> pa.Array:
-    import pyarrow as pa
-
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
-        raise DataError(
-            f"{source}: column {name!r} holds {column.type}, not texts",
-            remedy="name the text column with --columns",
-        )
-    return column.cast(pa.large_string())
-
-
-def _as_label(source: str, column: pa.Array, rows_before: int) -> pa.Array:
-    """Labels as strings: `3` for 3 and 3.0, null for an empty one."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if pa.types.is_floating(column.type):
-        odd = pc.and_(pc.is_valid(column), pc.not_equal(column, pc.floor(column)))
-        if pc.any(odd).as_py():
-            row = rows_before + pc.index(odd, True).as_py() + 1
-            raise DataError(
-                f"{source}, row {row}: label {column[row - rows_before - 1]} is not a whole number",
-                remedy="labels are whole numbers or names",
-            )
-        column = column.cast(pa.int64())
-    if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
-        raise DataError(
-            f"{source}: the label column holds {column.type}", remedy="labels are numbers or names"
-        )
-    strings = column.cast(pa.string())
-    return pc.if_else(pc.equal(pc.utf8_trim_whitespace(strings), ""), None, strings)
-
-
-def _empty_texts(texts: Texts) -> list[str]:
-    rows: list[int] = []
-    done = 0
-    for batch in texts.batches(PROGRESS_ROWS // 100):
-        rows.extend(done + number for number, text in enumerate(batch, 1) if not text.strip())
-        done += len(batch)
-    if not rows:
-        return []
-    return [f"{len(rows):,} empty text{'s' if len(rows) > 1 else ''} ({name_rows(rows)})"]
-
-
-def _fingerprint(texts: Texts, labels: np.ndarray | None) -> str:
-    digest = hashlib.sha256()
-    for batch in texts.batches(PROGRESS_ROWS // 100):
-        for text in batch:
-            encoded = text.encode("utf-8", "surrogatepass")
-            digest.update(len(encoded).to_bytes(8, "little"))
-            digest.update(encoded)
-    if labels is not None:
-        digest.update(labels.astype("<i8").tobytes())
-    return digest.hexdigest()
+def _string_columns(table: Table, names: list[str]) -> list[str]:
+    """Those columns whose first rows are texts, not numbers."""
+    found = []
+    for name in names:
+        try:
+            batch = next(iter(table.read([name])), None)
+        except DataError:
+            # A column that nothing reads need not be readable.
+            continue
+        if batch is not None and is_text(batch.column(0).type):
+            column = batch.column(0)
+            if table.typed or not all_numbers(column):
+                found.append(name)
+    return found
