@@ -11,12 +11,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ("World", "Sports", "Business", "Sci/Tech")
 WORDS = {
-    "World": ["president", "minister", "war", "treaty", "election", "border", "army", "vote", "protest", "embassy"],
-    "Sports": ["goal", "match", "coach", "season", "striker", "league", "cup", "injury", "team", "final"],
-    "Business": ["shares", "profit", "bank", "oil", "market", "dollar", "merger", "quarter", "sales", "prices"],
-    "Sci/Tech": ["software", "planet", "internet", "chip", "virus", "telescope", "browser", "phone", "data", "robot"],
+    "World": "president minister war treaty election border army vote protest embassy".split(),
+    "Sports": "goal match coach season striker league cup injury team final".split(),
+    "Business": "shares profit bank oil market dollar merger quarter sales prices".split(),
+    "Sci/Tech": "software planet internet chip virus telescope browser phone data robot".split(),
 }
-OTHER_WORDS = ["the", "a", "of", "in", "on", "said", "after", "from", "with", "new", "two", "week", "today", "late", "again", "city"]
+OTHER_WORDS = "the a of in on said after from with new two week today late again city".split()
 
 
 @pytest.fixture(scope="session")
@@ -40,14 +40,8 @@ def tiny_tokenizer(folder: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    words = [
-        "<s>",
-        "<pad>",
-        "</s>",
-        "<unk>",
-        *OTHER_WORDS,
-        *(w for ws in WORDS.values() for w in ws),
-    ]
+    words = ["<s>", "<pad>", "</s>", "<unk>", *OTHER_WORDS]
+    words += [word for words_of_class in WORDS.values() for word in words_of_class]
     vocabulary = {word: number for number, word in enumerate(dict.fromkeys(words))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()

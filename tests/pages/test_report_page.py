@@ -1,22 +1,48 @@
-"""The report in a real browser, at the width of a phone and of a desk."""
+"""The report in a real browser, at the width of a phone and of a desk, in light and dark."""
 
 from __future__ import annotations
 
-import copy
 import html
+import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from matplotlib import image
 
 from budgerigar import report
+from test_report import hostile_results, results_of_a_run
+
+pytestmark = pytest.mark.page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-PROBE = """<script>addEventListener("load", () => {
-  const page = document.documentElement;
-  page.dataset.probe = page.scrollWidth + " " + page.clientWidth + " " + page.scrollHeight;
-});</script>"""
+LIGHT, DARK = "1", "0"
+
+# A frame has any width; a headless window none below 500 pixels. The page in it stays as it is:
+# its policy forbids scripts, so that the frame's owner measures it.
+FRAME = """<!doctype html><meta charset="utf-8"><style>body {{ margin: 0 }}
+iframe {{ display: block; width: {width}px; height: {height}px; border: 0 }}</style>
+<iframe srcdoc="{page}"></iframe>
+<script>
+addEventListener("load", () => {{
+  const page = document.querySelector("iframe").contentDocument, root = page.documentElement;
+  const inBox = (one) => one.parentElement.closest(".scroll, svg");
+  const wide = [...page.body.querySelectorAll("*")].filter(
+    (one) => !inBox(one) && one.getBoundingClientRect().right > root.clientWidth + 0.5);
+  const seen = {{
+    scroll: root.scrollWidth, client: root.clientWidth, height: root.scrollHeight,
+    wide: wide.map((one) => one.tagName + "." + one.className).slice(0, 5),
+    boxes: [...page.querySelectorAll(".scroll")].map(
+      (one) => [one.scrollWidth, one.clientWidth, getComputedStyle(one).overflowX]),
+    alerts: page.querySelectorAll("script").length,
+  }};
+  document.body.dataset.seen = JSON.stringify(seen);
+}});
+</script>"""
 
 
 @pytest.fixture(scope="module")
@@ -24,14 +50,14 @@ def browser() -> str:
     for name in BROWSERS:
         if found := shutil.which(name):
             return found
-    pytest.skip("page tests need a browser: none of " + ", ".join(BROWSERS) + " is here")
+    pytest.skip("page tests need a browser: none of " + ", ".join(BROWSERS) + " is on PATH")
 
 
-def look(browser, tmp_path, url, *args) -> str:
+def look(browser: str, folder: Path, url: str, *args: str) -> str:
     quiet = (
         *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
         *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-        *(f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=3000"),
+        *(f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=3000"),
     )
     done = subprocess.run(
         [browser, *quiet, *args, url], capture_output=True, text=True, timeout=120, check=True
@@ -39,38 +65,88 @@ def look(browser, tmp_path, url, *args) -> str:
     return done.stdout
 
 
-@pytest.mark.page
-@pytest.mark.parametrize("width", [360, 1200])
-def test_nothing_overflows(browser, tiny_run, tmp_path, width):
-    results = copy.deepcopy(tiny_run.results)
-    results["test"]["confident_errors"][0]["text"] = "x" * 2000
-    results["notes"] = ["a note with a long path " + "y" * 400]
-    report.write_report(results, tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text()
-    # A frame has any width; a headless window none below 500 pixels.
-    inner = html.escape(page.replace("</body>", PROBE + "</body>"), quote=True)
-    outer = (
-        f'<iframe id="f" style="width:{width}px;height:900px;border:0" srcdoc="{inner}"></iframe>'
-        '<script>setTimeout(() => { document.body.dataset.seen = document.getElementById("f")'
-        ".contentDocument.documentElement.dataset.probe; }, 1000);</script>"
+def measured(browser: str, folder: Path, results: dict[str, Any], width: int) -> dict[str, Any]:
+    """The page's sizes in a frame of some width."""
+    report.write_report(results, folder / "report.html")
+    page = html.escape((folder / "report.html").read_text(encoding="utf-8"), quote=True)
+    frame = folder / "frame.html"
+    frame.write_text(FRAME.format(width=width, height=900, page=page), encoding="utf-8")
+    shown = look(browser, folder, frame.as_uri(), "--window-size=1400,900", "--dump-dom")
+    # The frame's own page stands in the document too, as an attribute: the last one counts.
+    found = re.findall(r'data-seen="([^"]*)"', shown)
+    assert found, shown[-2000:]
+    seen: dict[str, Any] = json.loads(html.unescape(found[-1]))
+    return seen
+
+
+def pixels_of(browser: str, folder: Path, width: int, height: int, scheme: str) -> np.ndarray:
+    shot = folder / f"page-{scheme}.png"
+    look(
+        *(browser, folder, (folder / "report.html").as_uri()),
+        *(f"--screenshot={shot}", f"--window-size={width},{height}", "--hide-scrollbars"),
+        f"--blink-settings=preferredColorScheme={scheme}",
     )
-    (tmp_path / "frame.html").write_text(outer)
-    shown = look(browser, tmp_path, (tmp_path / "frame.html").as_uri(), "--dump-dom")
-    seen = re.search(r'data-seen="(\d+) (\d+) (\d+)"', shown)
-    assert seen, shown[-2000:]
-    scroll_width, client_width, height = map(int, seen.groups())
-    assert scroll_width <= client_width <= width
-    assert height > 1000
+    return (image.imread(shot)[:, :, :3] * 255).round().astype(int)
 
 
-@pytest.mark.page
-def test_the_screenshot_is_a_page_with_content(browser, tiny_run, tmp_path):
-    import numpy as np
-    from matplotlib import image
+@pytest.mark.parametrize("width", [360, 1200])
+@pytest.mark.parametrize("make", [results_of_a_run, hostile_results])
+def test_nothing_overflows(browser, tmp_path, make, width):
+    seen = measured(browser, tmp_path, make(), width)
+    assert seen["scroll"] <= seen["client"] <= width
+    assert seen["wide"] == []
+    assert seen["height"] > 3000
+    assert seen["alerts"] == 0
+    assert len(seen["boxes"]) == 11
+    for inner, outer, overflow in seen["boxes"]:
+        assert outer <= width
+        assert inner <= outer or overflow == "auto"
 
-    shot = tmp_path / "page.png"
-    url = (tiny_run.folder / "report.html").as_uri()
-    look(browser, tmp_path, url, f"--screenshot={shot}", "--window-size=1200,1600")
-    pixels = image.imread(shot)[:, :, :3]
-    assert pixels.shape[:2] == (1600, 1200)
-    assert len(np.unique((pixels * 255).astype(int).reshape(-1, 3), axis=0)) > 50
+
+def test_tables_of_a_plain_run_need_no_scrolling_on_a_desk(browser, tmp_path):
+    seen = measured(browser, tmp_path, results_of_a_run(), 1200)
+    assert all(inner <= outer for inner, outer, _ in seen["boxes"])
+
+
+def test_seventy_classes_scroll_in_their_own_box(browser, tmp_path):
+    results = results_of_a_run()
+    names = [f"intent number {number}" for number in range(70)]
+    results["classes"] = names
+    for name in ("train", "validation", "test"):
+        results["data"][name]["classes"] = dict.fromkeys(names, 5)
+    for name in ("validation", "test"):
+        score = {"precision": 1.0, "recall": 1.0, "f1": 1.0, "texts": 5}
+        results[name]["classes"] = [{**score, "name": one} for one in names]
+        results[name]["confusion"] = (5 * np.eye(70, dtype=int)).tolist()
+    seen = measured(browser, tmp_path, results, 360)
+    assert seen["scroll"] <= 360
+    assert seen["wide"] == []
+    assert max(inner for inner, _, _ in seen["boxes"]) > 3000
+
+
+def test_the_screenshots_have_content_in_light_and_dark(browser, tmp_path):
+    report.write_report(results_of_a_run(), tmp_path / "report.html")
+    light = pixels_of(browser, tmp_path, 1200, 1600, LIGHT)
+    dark = pixels_of(browser, tmp_path, 1200, 1600, DARK)
+    assert light.shape == dark.shape == (1600, 1200, 3)
+    assert light[5, 5].min() > 230
+    assert dark[5, 5].max() < 50
+    for pixels in (light, dark):
+        assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100
+        # Ink in every part of the height.
+        parts = np.array_split(pixels[100:], 5)
+        assert all(part.std() > 5 for part in parts)
+    # The curves keep their white card.
+    assert (dark.min(axis=2) == 255).mean() > 0.05
+
+
+def test_the_page_asks_for_nothing(browser, tmp_path):
+    report.write_report(hostile_results(), tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"""<[^>]*\b(src|href|srcset)\s*=\s*["']?\s*(https?:)?//""", page)
+    log = tmp_path / "net.json"
+    look(
+        browser, tmp_path, (tmp_path / "report.html").as_uri(), "--dump-dom", f"--log-net-log={log}"
+    )
+    asked = log.read_text(encoding="utf-8", errors="replace")
+    assert "example.invalid" not in asked
