@@ -10,6 +10,7 @@ INSTALLED_DEV := .venv/.installed-dev
 
 .PHONY: demo test reference clean
 
+# A finished run is trained anew, a stopped one goes on. It ends by naming its files.
 demo: $(INSTALLED)
 	@if [ -e runs/quickstart/results.json ]; then rm -rf runs/quickstart; fi
 	@if [ -e runs/quickstart/recipe.yaml ]; then \
@@ -23,9 +24,10 @@ test: $(INSTALLED_DEV)
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
 
+# What torch itself needs comes from the ordinary index: that of CPU builds has not all of it.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(PIP) torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	$(if $(TORCH_INDEX),$(PIP) --no-deps --index-url $(TORCH_INDEX) torch)
 	$(PIP) -e '.[demo]'
 	@touch $@
 
