@@ -94,3 +94,38 @@ def test_a_second_process_is_refused(tmp_path):
     assert done.returncode != 0
     assert "is in use by another process" in done.stderr
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+
+
+def test_a_hold_that_fails_leaves_no_folder(tmp_path):
+    folder = tmp_path / "a" / "b"
+    with pytest.raises(ValueError, match="stop"), files.exclusive(folder):
+        assert (folder / files.LOCK).exists()
+        raise ValueError("stop")
+    assert list(tmp_path.iterdir()) == []
+
+    # What was there before stays, and so does what was written meanwhile.
+    (tmp_path / "a").mkdir()
+    with pytest.raises(ValueError, match="stop"), files.exclusive(folder):
+        raise ValueError("stop")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "a"]
+    with pytest.raises(ValueError, match="stop"), files.exclusive(folder):
+        (folder / "kept").write_text("")
+        raise ValueError("stop")
+    assert [path.name for path in folder.iterdir()] == ["kept"]
+
+
+def test_a_refused_hold_leaves_the_holder_its_lock(tmp_path):
+    folder = tmp_path / "run"
+    with files.exclusive(folder):
+        with pytest.raises(RunError, match="in use"), files.exclusive(folder):
+            pass
+        assert (folder / files.LOCK).exists()
+
+
+def test_places_that_cannot_be_written_are_refused_first(tmp_path):
+    (tmp_path / "file").write_text("")
+    files.require_place(tmp_path / "new" / "deeper" / "file")
+    files.require_place(tmp_path / "file")
+    for place in (tmp_path, tmp_path / "file" / "below", tmp_path / "file" / "far" / "below"):
+        with pytest.raises(RunError, match="could not be written"):
+            files.require_place(place)

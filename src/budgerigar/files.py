@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -148,13 +149,19 @@ def sha256_of_file(path: Path) -> str:
 def exclusive(folder: Path) -> Iterator[None]:
     """Holds `folder` for this process alone; the kernel lets go of it when the process dies.
 
+    Where an exception ends it before anything was written, no folder that it made stays behind.
+
     Raises:
         RunError: when another process holds it, or it cannot be written.
     """
+    lock, made = folder / LOCK, []
     try:
+        made = [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / LOCK).open("a")
+        is_new = not lock.exists()
+        handle = lock.open("a")
     except OSError as error:
+        _remove_empty(made)
         raise cannot_write(folder, error) from error
     with handle:
         try:
@@ -164,7 +171,32 @@ def exclusive(folder: Path) -> Iterator[None]:
                 f"{folder} is in use by another process",
                 remedy="wait until it ends, or choose another folder with --out",
             ) from error
-        yield
+        try:
+            yield
+        except BaseException:
+            # While it is still held: a lock of another process must not vanish under it.
+            if is_new:
+                lock.unlink(missing_ok=True)
+            _remove_empty(made)
+            raise
+
+
+def require_place(path: Path) -> None:
+    """Refuses a place where no file can be written, before anything is computed for it.
+
+    Raises:
+        RunError: when it is a folder, or its folder cannot be written.
+    """
+    folder = next(place for place in path.absolute().parents if place.exists())
+    code = 0
+    if path.is_dir():
+        code = errno.EISDIR
+    elif not folder.is_dir():
+        code = errno.ENOTDIR
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        code = errno.EACCES
+    if code:
+        raise cannot_write(path, OSError(code, os.strerror(code)))
 
 
 def cannot_write(path: Path, error: OSError) -> RunError:
@@ -174,6 +206,13 @@ def cannot_write(path: Path, error: OSError) -> RunError:
         why=error.strerror or str(error),
         remedy="free the disk or choose another folder with --out; what stood there before is kept",
     )
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Removes folders, the innermost first, up to the first that holds something."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def _line(record: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from budgerigar.errors import RunError
-from budgerigar.files import LOCK, append_line, read_json, read_lines, write_lines
+from budgerigar.files import append_line, read_json, read_lines, write_lines
 
 RESULTS_SCHEMA = 1
 """Version of `results.json`; grows when a reader of the old one would be wrong."""
@@ -77,10 +77,9 @@ class RunFolder:
 
     def remove_if_never_begun(self) -> None:
         """Leaves no folder behind when a run was refused before it began."""
-        if self.is_empty() and self.path.is_dir():
-            (self.path / LOCK).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                self.path.rmdir()
+        # Not where it holds anything, such as the lock of another process.
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
 
     def is_empty(self) -> bool:
         """Whether no run has begun here."""
