@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from scipy.special import softmax
 
-from budgerigar.adapters import AdapterInfo, read_info
+from budgerigar.adapters import AdapterInfo, read_info, read_tensors
 from budgerigar.console import Progress, note, warn
 from budgerigar.data.tokens import PackedTexts, TextSource, load_tokenizer, tokenize
 from budgerigar.encoder.interface import Encoder
-from budgerigar.errors import AdapterError, DataError
-from budgerigar.files import whole_file
+from budgerigar.errors import AdapterError, DataError, ModelError
+from budgerigar.files import require_place, whole_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -160,7 +160,13 @@ def load(adapter: str | Path, model: str | None = None) -> TextClassifier:
 
     folder = Path(adapter)
     info = read_info(folder)
-    checkpoint = checkpoints.locate(model or info.model, info.revision, weights=True)
+    _require_trained(folder)
+    try:
+        checkpoint = checkpoints.locate(model or info.model, info.revision, weights=True)
+    except ModelError as error:
+        raise ModelError(
+            error.what, why=error.why, remedy="say where the base model is with --model FOLDER"
+        ) from error
     if checkpoint.sha256() != info.model_sha256:
         raise AdapterError(
             f"adapter {folder} belongs to another base than {checkpoint.name}",
@@ -179,15 +185,18 @@ def load(adapter: str | Path, model: str | None = None) -> TextClassifier:
         precision=precision.name,
         device=where,
     )
-    state = encoder.state()
-    updates = [tensor for name, tensor in state.items() if ".lora_B." in name]
-    if not updates or not any(bool(tensor.any()) for tensor in updates):
+    return TextClassifier(encoder, info, folder)
+
+
+def _require_trained(folder: Path) -> None:
+    """Refuses an adapter that is damaged, or whose updates are all zero."""
+    updates = [tensor for name, tensor in read_tensors(folder).items() if ".lora_B." in name]
+    if not any(bool(tensor.any()) for tensor in updates):
         raise AdapterError(
             f"adapter {folder} changes nothing",
             why="all of its updates are zero",
             remedy="train it, or use the adapter of a finished run",
         )
-    return TextClassifier(encoder, info, folder)
 
 
 def from_logits(
@@ -263,12 +272,13 @@ def write_predictions(
 
 
 def check_format(path: Path) -> None:
-    """Refuses a file name whose ending is none of `FORMATS`, before anything is computed."""
+    """Refuses a file that cannot be written, or whose ending is none of `FORMATS`."""
     if path.suffix not in FORMATS:
         raise DataError(
             f"{path} has an ending that predictions cannot have",
             remedy=f"use one of {', '.join(FORMATS)}",
         )
+    require_place(path)
 
 
 def json_lines(predictions: Predictions) -> Iterator[str]:

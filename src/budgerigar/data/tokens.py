@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 CHUNK = 2_000
 """Texts that are tokenized at a time."""
 
+REMEDY = "put the checkpoint's tokenizer files beside its config.json"
+
 
 class TextSource(Protocol):
     """What can be tokenized: a sequence that gives its texts in lists."""
@@ -79,13 +81,19 @@ def load_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise ModelError(
             f"{name} has no tokenizer that can be read",
             why=" ".join(str(error).split())[:160],
-            remedy="put the checkpoint's tokenizer files beside its config.json",
+            remedy=REMEDY,
         ) from error
+    # Where the files are missing, transformers makes up a tokenizer that knows no word.
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise ModelError(
+            f"{name} has no tokenizer", why="its vocabulary file is missing", remedy=REMEDY
+        )
+    return tokenizer
 
 
 def tokenize(
