@@ -181,10 +181,12 @@ def submit(
 ) -> None:
     """Write a competition's submission: a row for each text, in order."""
     from budgerigar import predict as prediction
+    from budgerigar.files import require_place
 
-    names = tuple(header.split(","))
-    if len(names) != 2:
-        raise DataError(f"--header {header!r} is not two names", remedy="such as ID,Label")
+    names = tuple(name.strip() for name in header.split(","))
+    if len(names) != 2 or not all(names):
+        raise DataError(f"--header {header!r} is not two names", remedy="give two, as in ID,Label")
+    require_place(out)
     predictions = _predict(adapter, file, columns, model, abstain=0.0)
     prediction.write_submission(predictions, out, (names[0], names[1]), labels)
     counts = predictions.distribution()
@@ -276,12 +278,16 @@ def print_schema() -> None:
 def main() -> NoReturn:
     """Runs a command; a fault is one line on stderr and exit code 2, without a traceback."""
     try:
-        app()
+        # typer gives the status of --help and --version back, and that of Ctrl-C.
+        if app(standalone_mode=False) == Interrupted.exit_code:
+            raise KeyboardInterrupt
     except BudgieError as error:
         _fail(str(error), error.exit_code, error)
     except KeyboardInterrupt as error:
         _fail("stopped", Interrupted.exit_code, error)
     except Exception as error:
+        if hasattr(error, "format_message"):
+            _fail_usage(error)
         what = f"internal error: {type(error).__name__}: {error}"
         _fail(f"{what}. This is a fault of budgie; budgie --debug shows where it arose", 1, error)
     sys.exit(0)
@@ -292,6 +298,20 @@ def _fail(message: str, status: int, error: BaseException) -> NoReturn:
         raise error
     console.note(f"budgie: {' '.join(message.split())}")
     sys.exit(status)
+
+
+def _fail_usage(error: Any) -> NoReturn:
+    """Tells a wrong option or value in one line; where no command was given, shows the help.
+
+    Some versions of typer raise click's exceptions, others their own.
+    """
+    message, context = str(error.format_message()), error.ctx
+    if "\n" in message:
+        console.note(message)
+        sys.exit(BudgieError.exit_code)
+    command = context.command_path if context is not None else "budgie"
+    told = BudgieError(message, remedy=f"{command} --help shows what there is")
+    _fail(str(told), told.exit_code, error)
 
 
 def _settings(settings: list[str] | None, columns: str | None) -> list[str]:

@@ -24,7 +24,9 @@ class BudgieError(Exception):
     def __init__(self, what: str, *, why: str = "", remedy: str = "") -> None:
         self.what, self.why, self.remedy = what, why, remedy
         sentences = [what if not why else f"{what}: {why}", remedy]
-        super().__init__(". ".join(s.rstrip(".") for s in sentences if s) + ".")
+        super().__init__(
+            " ".join(s if s.endswith("?") else f"{s.rstrip('.')}." for s in sentences if s)
+        )
 
 
 class RecipeError(BudgieError):

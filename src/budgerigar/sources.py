@@ -103,7 +103,7 @@ def read_splits(recipe: Recipe, classes: Sequence[str]) -> Splits:
         validation = read_other(data.validation, labelled=True)
     else:
         kept, held_out = split.stratified(
-            labels_of(train), train.texts, data.validation, recipe.seed
+            labels_of(train), train.texts, data.validation, recipe.seed, classes
         )
         train, validation = train.select(kept), train.select(held_out)
     notes.extend(corpus.check_classes(labels_of(train), labels_of(validation), classes))

@@ -160,7 +160,7 @@ def test_over_the_budget_is_refused_with_the_numbers(shape):
         ({"targets": ("classifier.out_proj",)}, "part of the head"),
         ({"targets": ("all-linear",)}, "matches no matrix"),
         ({"layers": (10, 11, 12)}, "does not have: 12: it has layers 0 to 11"),
-        ({"layers": (-2, 0)}, "does not have: -2"),
+        ({"layers": (-2, 0)}, "does not have: it has layers 0 to 11"),
         ({"ranks": {3: 4}}, "adapter.ranks names layers that adapter.layers does not"),
     ],
 )

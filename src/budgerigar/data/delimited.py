@@ -188,7 +188,9 @@ def first_bad_byte(path: Path) -> tuple[int, int] | None:
 
 def not_utf8(where: str, byte: int, offset: int, file: str) -> DataError:
     """The one way to say that a byte is not UTF-8."""
+    # UTF-16 files begin with a mark whose bytes UTF-8 never has.
+    encoding = "UTF-16" if offset == 0 and byte in (0xFE, 0xFF) else "LATIN1"
     return DataError(
         f"{where}: byte 0x{byte:02x} at offset {offset} is not UTF-8",
-        remedy=f"convert it, for example: iconv -f LATIN1 -t UTF-8 {file}",
+        remedy=f"convert it, for example: iconv -f {encoding} -t UTF-8 {file}",
     )

@@ -343,7 +343,8 @@ def _hub(source: str) -> Table:
         raise DataError(
             f"data set {source} is no file here and cannot be loaded from the hub",
             why=hub.reason(error, reachable),
-            remedy="check name and network, or pass a local file: --set data.train=FILE",
+            remedy="check name and network, or pass a local file in its place, in a recipe such "
+            "as --set data.train=FILE",
         ) from error
 
 

@@ -187,6 +187,8 @@ def all_numbers(column: pa.Array) -> bool:
 
 def no_rows(source: str) -> DataError:
     """The one way to say that a source is empty."""
+    if source == "-":
+        return DataError("standard input holds no rows", remedy="write one text a line")
     return DataError(f"{source} holds no rows", remedy="check the file")
 
 

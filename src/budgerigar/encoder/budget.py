@@ -84,11 +84,13 @@ def select(shape: Shape, selection: Selection) -> list[tuple[int, Matrix]]:
     Raises:
         SelectorError: when a target or a layer matches nothing, or a target lies in the head.
     """
-    missing = [n for n in (*selection.layers, *selection.ranks) if not 0 <= n < shape.depth]
+    missing = {n for n in (*selection.layers, *selection.ranks) if not 0 <= n < shape.depth}
     if missing:
+        # `last:9` of four layers counts down below the first one.
+        numbers = ", ".join(str(n) for n in sorted(missing) if n >= 0)
         raise SelectorError(
-            f"adapter.layers names layers that the model does not have: "
-            f"{', '.join(str(n) for n in sorted(set(missing)))}",
+            "adapter.layers names layers that the model does not have"
+            + (f": {numbers}" if numbers else ""),
             why=f"it has layers 0 to {shape.depth - 1}",
             remedy=f"its top third is adapter.layers=last:{-(-shape.depth // 3)}",
         )

@@ -171,7 +171,9 @@ def classifier_config(
 
     checkpoint.config()
     try:
-        config = AutoConfig.from_pretrained(checkpoint.folder, num_labels=classes)
+        config = AutoConfig.from_pretrained(checkpoint.folder)
+        # Not as an argument: transformers would warn of a checkpoint with other classes.
+        config.num_labels = classes
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"model {checkpoint.name} has a configuration that transformers does not know",
