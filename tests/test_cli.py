@@ -35,7 +35,7 @@ def budgie(*args, cwd: Path, stdin: str = "") -> subprocess.CompletedProcess:
     out, err = io.StringIO(), io.StringIO()
     before, keyboard = sys.argv, sys.stdin
     sys.argv = ["budgie", *map(str, args)]
-    sys.stdin = io.TextIOWrapper(io.BytesIO(stdin.encode()))
+    sys.stdin = io.TextIOWrapper(io.BytesIO(stdin.encode(errors="surrogateescape")))
     try:
         with (
             contextlib.chdir(cwd),
@@ -143,7 +143,7 @@ def test_plan_prints_tables_and_rates_without_effect(tiny_recipe, tmp_path):
 def test_refusals_are_one_line_and_leave_nothing(tiny_recipe, tmp_path, setting, words):
     done = budgie("train", tiny_recipe, "--set", setting, cwd=tmp_path)
     assert words in refused(done)
-    assert list(tmp_path.rglob("*")) in ([], [tmp_path / "runs"])
+    assert list(tmp_path.rglob("*")) == []
 
 
 def test_a_run_is_never_overwritten(run, tiny_recipe):
