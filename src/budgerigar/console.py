@@ -59,13 +59,12 @@ class Progress:
 
     `with Progress("training", 225) as bar: bar.update(step, "loss 0.31")`. Stages nest: the
     inner one's bar stands below the outer one's. A stage that ends within `LINE_SECONDS`
-    leaves no plain line.
+    leaves no plain line. A stage that goes on from earlier work begins with what was `done`.
     """
 
-    def __init__(self, label: str, total: int) -> None:
-        self._label, self._total = label, total
+    def __init__(self, label: str, total: int, done: int = 0) -> None:
+        self._label, self._total, self._first = label, total, done
         self._start = self._last = time.monotonic()
-        self._first: int | None = None
         self._task: Any = None
 
     def __enter__(self) -> Progress:
@@ -87,8 +86,6 @@ class Progress:
         if self._task is not None:
             _bars().update(self._task, completed=done, figures=figures)
             return
-        if self._first is None:
-            self._first = done - 1
         now = time.monotonic()
         if now - self._last < LINE_SECONDS:
             return

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from budgerigar.encoder.hardware import Precision
-    from budgerigar.encoder.interface import Encoder
+    from budgerigar.encoder.interface import Encoder, Tokens
     from budgerigar.training.loop import EpochRecord, LoopSettings, Outcome, Validation
 
 
@@ -221,17 +221,22 @@ class _Conductor:
         for line in self.notes:
             note(line)
         self._begin(splits)
+        with self._stage("prefix"):
+            prepared = {
+                name: encoder.prepare(packed[name], name) for name in ("train", "validation")
+            }
         with self._stage("training"):
-            outcome = self._train(encoder, tokenizer, splits, packed)
+            outcome = self._train(encoder, tokenizer, splits, prepared)
         with self._stage("evaluation"):
             encoder.load_state(adapters.read_tensors(self.files.adapter))
             found = self._evaluate(encoder, splits, packed)
         with self._stage("verification"):
             difference = self._verify()
-        self._finish(splits, packed, outcome, found, difference)
+        self._finish(encoder, splits, packed, outcome, found, difference)
 
     def _load_encoder(self) -> Encoder:
-        from budgerigar.encoder import reference
+        from budgerigar.encoder import paths
+        from budgerigar.encoder.lora import LowRank
 
         model, adapter = self.recipe.model, self.recipe.adapter
         self.model_sha256 = self.plan.checkpoint.sha256()
@@ -241,16 +246,21 @@ class _Conductor:
                 why=f"their SHA-256 is {self.model_sha256}, the recipe says {model.sha256}",
                 remedy="install the version that the recipe was written for",
             )
-        encoder = reference.fresh(
-            self.plan.checkpoint,
-            self.plan.shape,
-            len(self.classes),
-            self.plan.selection,
-            reference.LowRank(adapter.alpha, adapter.dropout, adapter.rslora),
-            reference.Dropouts(model.dropout, model.attention_dropout),
-            seed=self.recipe.seed,
+        base = paths.Base(
+            checkpoint=self.plan.checkpoint,
+            shape=self.plan.shape,
+            classes=len(self.classes),
             precision=self.precision.name,
             device=self.device,
+            sha256=self.model_sha256,
+        )
+        encoder = paths.fresh(
+            base,
+            self.plan.selection,
+            LowRank(adapter.alpha, adapter.dropout, adapter.rslora),
+            self.plan.dropouts,
+            seed=self.recipe.seed,
+            force_reference=self.plan.path == "reference",
         )
         found = sum(one.tensor.numel() for one in encoder.trainables())
         if found != self.plan.trainable["total"]:
@@ -281,7 +291,7 @@ class _Conductor:
         encoder: Encoder,
         tokenizer: PreTrainedTokenizerBase,
         splits: Splits,
-        packed: Mapping[str, PackedTexts],
+        prepared: Mapping[str, Tokens],
     ) -> Outcome:
         from budgerigar.training import checkpoint, loop, optimizer
 
@@ -290,11 +300,11 @@ class _Conductor:
         options = self.recipe.optimizer.model_dump(exclude=SHARED_OPTIMIZER_FIELDS)
 
         def validate(dry: bool) -> Validation:
-            texts, batch = packed["validation"], self.recipe.evaluation_batch
-            if dry:
-                texts = texts.first(batch)
-            logits_BC = predict.packed_logits(encoder, texts, batch, "validating")
-            scores = metrics.score(logits_BC, truth[: len(texts)])
+            batch = self.recipe.evaluation_batch
+            logits_BC = predict.packed_logits(
+                encoder, prepared["validation"], batch, "validating", batch if dry else None
+            )
+            scores = metrics.score(logits_BC, truth[: len(logits_BC)])
             return loop.Validation(scores.loss, scores.accuracy, scores.macro_f1)
 
         found = checkpoint.newest(self.files.checkpoints)
@@ -302,7 +312,7 @@ class _Conductor:
         self.files.rewind(at.step, at.epoch)
         return loop.train(
             encoder,
-            packed["train"],
+            prepared["train"],
             labels,
             optimizer.build(
                 encoder.trainables(),
@@ -422,6 +432,7 @@ class _Conductor:
 
     def _finish(
         self,
+        encoder: Encoder,
         splits: Splits,
         packed: Mapping[str, PackedTexts],
         outcome: Outcome,
@@ -448,7 +459,7 @@ class _Conductor:
             "training": {
                 **asdict(outcome),
                 "precision": self.precision.name,
-                "path": "reference",
+                "path": encoder.path,
             },
             "parameters": self.plan.trainable,
             **{name: found.get(name) for name in ("validation", "test", "unlabelled")},

@@ -13,6 +13,8 @@ from budgerigar.encoder import budget, checkpoints
 from budgerigar.encoder.budget import Group, Selection
 from budgerigar.encoder.checkpoints import Checkpoint
 from budgerigar.encoder.cost import Cost, Workload, estimate
+from budgerigar.encoder.dropout import Dropouts
+from budgerigar.encoder.families import obstacle
 from budgerigar.encoder.shape import Shape, read_shape
 from budgerigar.recipe import Recipe, layer_numbers
 from budgerigar.training.optimizer import Rates
@@ -36,6 +38,8 @@ class Plan:
         rates: peak learning rates.
         notes: rates without effect, and which path computes.
         max_length: longest text in tokens: the recipe's, or the model's where that is less.
+        dropouts: rates asked for.
+        path: which path computes, `engine` or `reference`.
     """
 
     recipe: Recipe
@@ -47,6 +51,8 @@ class Plan:
     rates: Rates
     notes: tuple[str, ...]
     max_length: int
+    dropouts: Dropouts
+    path: str
 
     @property
     def trainable(self) -> dict[str, int]:
@@ -63,7 +69,8 @@ class Plan:
 
         widest = max(m.outputs for m in self.shape.layers[-1])
         rate = hardware.product_rate(self.shape.width, widest, precision, hardware.device())
-        return estimate(self.shape, self.groups, work, rate)
+        once = self.path == "engine" and not self.dropouts.prefix
+        return estimate(self.shape, self.groups, work, rate, prefix_once=once)
 
     def to_json(self) -> dict[str, Any]:
         """The plan for programs, and for the run's folder."""
@@ -74,6 +81,7 @@ class Plan:
             "classes": list(self.classes),
             "max_length": self.max_length,
             "layers": self.recipe.adapter.layers,
+            "path": self.path,
             "trainable": self.trainable,
             "budget": {"max_trainable": limit, "left": limit - self.trainable["total"]},
             "groups": [
@@ -120,6 +128,13 @@ def make_plan(recipe: Recipe, classes: Sequence[str], *, weights: bool = False) 
     notes = idle_rates(recipe, shape.depth, groups)
     if length < recipe.data.max_length:
         notes.append(f"texts are cut at {length} tokens: the model takes no more")
+    dropouts = Dropouts(
+        recipe.model.dropout, recipe.model.attention_dropout, recipe.model.prefix_dropout
+    )
+    why = obstacle(checkpoint, shape, selection, dropouts)
+    if recipe.path == "reference":
+        why = "the recipe asks for it"
+    notes.append(f"computed by transformers + PEFT: {why}" if why else "computed by the engine")
     return Plan(
         recipe=recipe,
         checkpoint=checkpoint,
@@ -130,6 +145,8 @@ def make_plan(recipe: Recipe, classes: Sequence[str], *, weights: bool = False) 
         rates=rates_of(recipe, shape.depth),
         notes=tuple(notes),
         max_length=length,
+        dropouts=dropouts,
+        path="reference" if why else "engine",
     )
 
 

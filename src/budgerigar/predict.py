@@ -19,7 +19,7 @@ from scipy.special import softmax
 from budgerigar.adapters import AdapterInfo, read_info, read_tensors
 from budgerigar.console import Progress, note, warn
 from budgerigar.data.tokens import PackedTexts, TextSource, load_tokenizer, tokenize
-from budgerigar.encoder.interface import Encoder
+from budgerigar.encoder.interface import Encoder, Tokens
 from budgerigar.errors import AdapterError, DataError, ModelError
 from budgerigar.files import require_place, whole_file
 
@@ -156,7 +156,7 @@ def load(adapter: str | Path, model: str | None = None) -> TextClassifier:
         AdapterError: when the folder is not whole, is empty, or belongs to another base.
         ModelError: when the base model is not there.
     """
-    from budgerigar.encoder import checkpoints, hardware, reference, shape
+    from budgerigar.encoder import checkpoints, hardware, paths, shape
 
     folder = Path(adapter)
     info = read_info(folder)
@@ -167,7 +167,8 @@ def load(adapter: str | Path, model: str | None = None) -> TextClassifier:
         raise ModelError(
             error.what, why=error.why, remedy="say where the base model is with --model FOLDER"
         ) from error
-    if checkpoint.sha256() != info.model_sha256:
+    sha256 = checkpoint.sha256()
+    if sha256 != info.model_sha256:
         raise AdapterError(
             f"adapter {folder} belongs to another base than {checkpoint.name}",
             why="the SHA-256 of the weights differs from the one in budgerigar.json",
@@ -177,14 +178,16 @@ def load(adapter: str | Path, model: str | None = None) -> TextClassifier:
     precision = hardware.resolve_precision(info.precision, where)
     if precision.note:
         warn(precision.note)
-    encoder = reference.from_adapter(
-        checkpoint,
-        shape.read_shape(checkpoint, len(info.classes)),
-        len(info.classes),
-        folder,
+    classes = len(info.classes)
+    base = paths.Base(
+        checkpoint=checkpoint,
+        shape=shape.read_shape(checkpoint, classes),
+        classes=classes,
         precision=precision.name,
         device=where,
+        sha256=sha256,
     )
+    encoder = paths.from_adapter(base, folder)
     return TextClassifier(encoder, info, folder)
 
 
@@ -213,26 +216,38 @@ def logits_of(
     import torch
 
     rows = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
-    ids_T = np.concatenate([np.array(row, dtype=np.int64) for row in rows])
+    ids_T = np.concatenate([np.array(row, dtype=np.int32) for row in rows])
     offsets = np.cumsum([0, *(len(row) for row in rows)])
+    packed = PackedTexts(ids_T, offsets, cut=0)
     with torch.inference_mode():
-        return encoder.logits(ids_T, offsets, training=False).cpu().numpy()
+        return encoder.logits(packed, np.arange(len(packed)), dropout=None).cpu().numpy()
 
 
-def packed_logits(encoder: Encoder, packed: PackedTexts, batch: int, label: str) -> np.ndarray:
-    """Logits `[B, C]`, float32, in the order of the texts; texts of like length go together."""
+def packed_logits(
+    encoder: Encoder, texts: Tokens, batch: int, label: str, first: int | None = None
+) -> np.ndarray:
+    """Logits `[B, C]`, float32, in the order of the texts; texts of like length go together.
+
+    Args:
+        encoder: computes.
+        texts: prepared or not.
+        batch: texts in a forward pass.
+        label: names the stage in the progress display.
+        first: only so many texts from the beginning; None takes all.
+    """
     import torch
 
-    if len(packed) == 0:
+    lengths = np.diff(texts.offsets)[:first]
+    if len(lengths) == 0:
         raise DataError("there are no texts", remedy="check the file")
-    order = np.argsort(-packed.lengths, kind="stable")
+    order = np.argsort(-lengths, kind="stable")
     pieces = []
-    with torch.inference_mode(), Progress(label, len(packed)) as bar:
-        for first in range(0, len(order), batch):
-            rows = order[first : first + batch]
-            pieces.append(encoder.logits(*packed.batch(rows), training=False).cpu().numpy())
-            bar.update(first + len(rows))
-    logits_BC = np.empty((len(packed), pieces[0].shape[1]), dtype=np.float32)
+    with torch.inference_mode(), Progress(label, len(order)) as bar:
+        for start in range(0, len(order), batch):
+            rows = order[start : start + batch]
+            pieces.append(encoder.logits(texts, rows, dropout=None).cpu().numpy())
+            bar.update(start + len(rows))
+    logits_BC = np.empty((len(order), pieces[0].shape[1]), dtype=np.float32)
     logits_BC[order] = np.concatenate(pieces)
     return logits_BC
 

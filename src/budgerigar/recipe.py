@@ -99,8 +99,12 @@ class Model(Part):
     """Expected SHA-256 of the weights file; any other is refused."""
     dropout: Share | None = None
     """Dropout of hidden states and head; empty keeps the checkpoint's own."""
-    attention_dropout: Share | None = None
-    """Dropout of attention probabilities; empty keeps the checkpoint's own."""
+    attention_dropout: Share | None = 0.0
+    """Dropout of attention probabilities; null keeps the checkpoint's own. Where it is not 0,
+    transformers + PEFT compute, not the engine."""
+    prefix_dropout: bool = False
+    """Whether training drops out in the frozen layers below the lowest trained one too. Their
+    output then changes every epoch and cannot be computed once."""
 
 
 class Data(Part):
@@ -313,6 +317,9 @@ class Recipe(Part):
     """Forward passes in one optimizer step."""
     clip: Annotated[float, Field(gt=0)] | None = 1.0
     """Largest norm of all gradients together; empty does not clip."""
+    path: Literal["auto", "reference"] = "auto"
+    """`auto` computes with the packed engine where it knows the model and all that the recipe
+    asks for; `reference` always with transformers + PEFT."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of the frozen products; weights that train, their gradients and the loss are float32."""
     label_smoothing: Share = 0.0

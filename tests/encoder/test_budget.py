@@ -14,6 +14,8 @@ from transformers import (
 
 from budgerigar.encoder import budget, checkpoints, reference
 from budgerigar.encoder.budget import Selection
+from budgerigar.encoder.dropout import Dropouts
+from budgerigar.encoder.lora import LowRank
 from budgerigar.encoder.shape import read_shape
 from budgerigar.errors import BudgetError, SelectorError
 
@@ -117,8 +119,8 @@ def test_the_count_is_what_peft_trains(family, selection, tmp_path):
         shape,
         4,
         selection,
-        reference.LowRank(16, 0.0, False),
-        reference.Dropouts(None, None),
+        LowRank(16, 0.0, False),
+        Dropouts(None, None, prefix=True),
         seed=0,
         precision="float32",
         device=torch.device("cpu"),

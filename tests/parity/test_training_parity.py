@@ -15,6 +15,8 @@ from transformers import (
 )
 
 from budgerigar import pipeline, recipe_text
+from budgerigar.encoder.engine import PackedClassifier
+from budgerigar.encoder.reference import ReferenceEncoder
 from budgerigar.files import read_lines
 from budgerigar.runs import RunFolder
 
@@ -30,21 +32,19 @@ SETTINGS = [
 class Recorder:
     """Takes down the rows of every batch that the loop asks for, and the first weights."""
 
-    def __init__(self, monkeypatch) -> None:
+    def __init__(self, monkeypatch, encoder_class) -> None:
         self.batches: list[tuple[np.ndarray, np.ndarray]] = []
         self.start: dict[str, torch.Tensor] = {}
-        from budgerigar.encoder.reference import ReferenceEncoder
+        original = encoder_class.logits
 
-        original = ReferenceEncoder.logits
-
-        def logits(encoder, ids_T, offsets, *, training):
-            if training:
+        def logits(encoder, texts, rows, dropout):
+            if dropout is not None:
                 if not self.batches:
                     self.start = {n: t.clone() for n, t in encoder.state().items()}
-                self.batches.append((ids_T, offsets))
-            return original(encoder, ids_T, offsets, training=training)
+                self.batches.append(texts.batch(rows))
+            return original(encoder, texts, rows, dropout)
 
-        monkeypatch.setattr(ReferenceEncoder, "logits", logits)
+        monkeypatch.setattr(encoder_class, "logits", logits)
 
 
 def plain_losses(model_folder, recipe, recorder, labels_of, layers, total_steps) -> list[float]:
@@ -102,15 +102,17 @@ def plain_losses(model_folder, recipe, recorder, labels_of, layers, total_steps)
     return losses
 
 
+@pytest.mark.parametrize("path", ["auto", "reference"])
 @pytest.mark.parametrize("name", ["agnews-rmsprop", "agnews-adamw"])
 def test_the_first_steps_have_the_losses_of_a_plain_script(
-    name, tiny, texts, tmp_path, monkeypatch
+    name, path, tiny, texts, tmp_path, monkeypatch
 ):
-    recorder = Recorder(monkeypatch)
+    recorder = Recorder(monkeypatch, PackedClassifier if path == "auto" else ReferenceEncoder)
     recipe = recipe_text.read(
         name,
         [
             *SETTINGS,
+            f"path={path}",
             f"model.name={tiny}",
             f"data.train={texts / 'train.csv'}",
             "data.test=null",

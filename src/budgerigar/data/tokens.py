@@ -54,11 +54,6 @@ class PackedTexts:
         """Tokens of each text, `[B]`."""
         return np.diff(self.offsets)
 
-    def first(self, count: int) -> PackedTexts:
-        """The first `count` texts, or all if there are fewer."""
-        offsets = self.offsets[: count + 1]
-        return PackedTexts(self.ids_T[: offsets[-1]], offsets, 0)
-
     def batch(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The texts of some rows, packed in the order given: ids int64 `[T]`, offsets `[B + 1]`."""
         lengths_B = self.lengths[rows]

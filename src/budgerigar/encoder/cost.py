@@ -51,29 +51,36 @@ class Cost:
     seconds: float
 
 
-def estimate(shape: Shape, groups: list[Group], work: Workload, rate: float) -> Cost:
-    """Estimates a run on the reference path.
+def estimate(
+    shape: Shape, groups: list[Group], work: Workload, rate: float, *, prefix_once: bool
+) -> Cost:
+    """Estimates a run.
 
-    Each epoch computes every layer forwards for all texts, and the layers from the lowest
-    trained one up once more backwards: their frozen weights need no gradient.
+    Each epoch computes the layers from the lowest trained one up, forwards for all texts and
+    backwards for those trained on: frozen weights need no gradient. The layers below are
+    computed once, or anew in every epoch.
 
     Args:
         shape: of the classifier.
         groups: what trains.
         work: how much text.
         rate: floating-point operations a second that this machine was measured at.
+        prefix_once: whether the output of the frozen layers is kept.
     """
-    layers = [group.layer for group in groups if group.part != "head"]
-    lowest = min((-1 if layer is None else layer for layer in layers), default=shape.depth)
-    forward = sum(_layer_flop(shape, layer, work.tokens) for layer in range(shape.depth))
-    backward = sum(_layer_flop(shape, n, work.tokens) for n in range(max(0, lowest), shape.depth))
-    arithmetic = work.epochs * (
-        work.training_texts * (forward + backward) + work.evaluation_texts * forward
+    trained = [
+        -1 if group.layer is None else group.layer for group in groups if group.part != "head"
+    ]
+    lowest = max(0, min(trained, default=shape.depth))
+    below, above = (
+        sum(_layer_flop(shape, layer, work.tokens) for layer in layers)
+        for layers in (range(lowest), range(lowest, shape.depth))
     )
-    trained_layers = shape.depth - max(0, lowest)
+    texts = work.training_texts + work.evaluation_texts
+    arithmetic = work.epochs * (texts * above + work.training_texts * above)
+    arithmetic += texts * below * (1.0 if prefix_once else work.epochs)
+    trained_layers = shape.depth - lowest
     activations = work.batch * work.tokens * shape.width * KEPT_WIDTHS * 4 * trained_layers
     weights = (shape.frozen + OPTIMIZER_COPIES * totals(groups)["total"]) * 4
-    texts = work.training_texts + work.evaluation_texts
     return Cost(
         arithmetic=arithmetic,
         cache_bytes=int(texts * work.tokens * shape.width * 2),

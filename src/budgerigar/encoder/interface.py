@@ -7,6 +7,7 @@ after another without padding: `ids_T` with `offsets` `[B + 1]`, text b being
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +15,28 @@ import numpy as np
 import torch
 
 from budgerigar.encoder.budget import Part
+from budgerigar.errors import AdapterError
+
+
+class Tokens(Protocol):
+    """Tokenized texts.
+
+    Attributes:
+        ids_T: token ids of all texts, int32 `[T]`.
+        offsets: int64 `[B + 1]`.
+    """
+
+    @property
+    def ids_T(self) -> np.ndarray: ...
+
+    @property
+    def offsets(self) -> np.ndarray: ...
+
+    def __len__(self) -> int: ...
+
+    def batch(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The texts of some rows, packed in the order given: ids int64 `[T]`, offsets."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -36,8 +59,15 @@ class Trainable:
 
 
 class Encoder(Protocol):
-    """A classifier over packed tokens."""
+    """A classifier over packed tokens.
 
+    Attributes:
+        path: `engine` or `reference`.
+        device: where it computes.
+        precision: number type of the frozen products.
+    """
+
+    path: str
     device: torch.device
     precision: str
 
@@ -45,8 +75,25 @@ class Encoder(Protocol):
         """Every parameter that requires gradients, in a fixed order."""
         ...
 
-    def logits(self, ids_T: np.ndarray, offsets: np.ndarray, *, training: bool) -> torch.Tensor:
-        """Logits `[B, C]`, float32; with dropout where `training`."""
+    def prepare(self, texts: Tokens, label: str) -> Tokens:
+        """Texts that will be read again and again, with what can be computed once.
+
+        Args:
+            texts: the texts.
+            label: names them in the progress display.
+        """
+        ...
+
+    def logits(
+        self, texts: Tokens, rows: np.ndarray, dropout: np.random.Generator | None
+    ) -> torch.Tensor:
+        """Logits `[B, C]`, float32, of some rows of the texts, in their order.
+
+        Args:
+            texts: prepared or not.
+            rows: which, `[B]`.
+            dropout: draws the dropout of a training step; None computes without.
+        """
         ...
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -67,3 +114,19 @@ class Encoder(Protocol):
     def adapter_config(self) -> dict[str, object]:
         """PEFT's `adapter_config.json` for what `state` holds."""
         ...
+
+
+def require_same(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> None:
+    """Refuses an adapter's tensors unless names and shapes are this encoder's own.
+
+    Raises:
+        AdapterError: naming the first that differs.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in own.items()}
+    found = {name: tuple(tensor.shape) for name, tensor in given.items()}
+    if expected != found:
+        odd = sorted(set(expected.items()) ^ set(found.items()))[0][0]
+        raise AdapterError(
+            f"adapter does not fit this model: {odd} is missing, unknown or of another shape",
+            remedy="use the recipe and the model that it was trained with",
+        )

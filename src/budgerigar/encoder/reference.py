@@ -7,20 +7,16 @@ faster paths are held against. It pads each batch to its longest text.
 from __future__ import annotations
 
 import contextlib
-import re
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from peft import (
-    LoraConfig,
     PeftConfig,
     PeftModel,
-    TaskType,
     get_peft_model,
     get_peft_model_state_dict,
     set_peft_model_state_dict,
@@ -28,35 +24,22 @@ from peft import (
 from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging
 
-from budgerigar.encoder.budget import Part, Selection, select
+from budgerigar.encoder.adapter_files import config_to_json, peft_config
+from budgerigar.encoder.budget import Part, Selection
 from budgerigar.encoder.checkpoints import Checkpoint
+from budgerigar.encoder.dropout import Dropouts
 from budgerigar.encoder.hardware import SIXTEEN_BITS
-from budgerigar.encoder.interface import Trainable
+from budgerigar.encoder.initial import FILE_PREFIX, draw_head, draw_updates
+from budgerigar.encoder.interface import Tokens, Trainable, require_same
+from budgerigar.encoder.lora import LowRank
 from budgerigar.encoder.shape import Shape, classifier_config, layer_of
 from budgerigar.errors import AdapterError, ModelError
-
-PEFT_PREFIX = "base_model.model."
-
-
-@dataclass(frozen=True)
-class LowRank:
-    """The numbers of a low-rank update beside its rank: scale, dropout, rank-stabilised or not."""
-
-    alpha: float
-    dropout: float
-    rslora: bool
-
-
-@dataclass(frozen=True)
-class Dropouts:
-    """Dropout of hidden states and of attention probabilities; None keeps the checkpoint's."""
-
-    hidden: float | None
-    attention: float | None
 
 
 class ReferenceEncoder:
     """A frozen transformers classifier with PEFT's low-rank updates and a trained head."""
+
+    path = "reference"
 
     def __init__(
         self, model: PeftModel, layers_path: str, precision: str, device: torch.device
@@ -82,9 +65,19 @@ class ReferenceEncoder:
             if parameter.requires_grad
         ]
 
-    def logits(self, ids_T: np.ndarray, offsets: np.ndarray, *, training: bool) -> torch.Tensor:
-        """Logits `[B, C]`, float32, of packed tokens; see `interface.Encoder`."""
-        ids_BL, mask_BL = _padded(ids_T, offsets, self._pad, self.device)
+    def prepare(self, texts: Tokens, label: str) -> Tokens:
+        """The texts as they are: every layer is computed anew each time."""
+        return texts
+
+    def logits(
+        self, texts: Tokens, rows: np.ndarray, dropout: np.random.Generator | None
+    ) -> torch.Tensor:
+        """Logits `[B, C]`, float32, of some rows; see `interface.Encoder`.
+
+        Dropout itself is drawn from torch's global generator, as transformers does.
+        """
+        training = dropout is not None
+        ids_BL, mask_BL = _padded(*texts.batch(rows), self._pad, self.device)
         if self._model.training != training:
             self._model.train(training)
         with self._autocast():
@@ -108,23 +101,12 @@ class ReferenceEncoder:
         Raises:
             AdapterError: when names or shapes differ from this encoder's own.
         """
-        own = {name: tuple(tensor.shape) for name, tensor in self.state().items()}
-        given = {name: tuple(tensor.shape) for name, tensor in state.items()}
-        if own != given:
-            odd = sorted(set(own.items()) ^ set(given.items()))[0][0]
-            raise AdapterError(
-                f"adapter does not fit this model: {odd} is missing, unknown or of another shape",
-                remedy="use the recipe and the model that it was trained with",
-            )
+        require_same(self.state(), state)
         set_peft_model_state_dict(self._model, dict(state))
 
     def adapter_config(self) -> dict[str, object]:
         """PEFT's configuration of this adapter, ready for JSON."""
-        config: dict[str, Any] = self._model.peft_config["default"].to_dict()
-        config["inference_mode"] = True
-        for name in ("target_modules", "modules_to_save"):
-            config[name] = sorted(config[name])
-        return config
+        return config_to_json(self._model.peft_config["default"])
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         number_type = SIXTEEN_BITS.get(self.precision)
@@ -154,27 +136,21 @@ def fresh(
         SelectorError: when the selection matches nothing.
     """
     model = _load_classifier(checkpoint, classes, dropouts, set(shape.saved_modules))
-    _renew_head(model, shape, torch.Generator().manual_seed(seed))
-    config = LoraConfig(
-        task_type=TaskType.SEQ_CLS,
-        r=selection.rank,
-        lora_alpha=low_rank.alpha,
-        lora_dropout=low_rank.dropout,
-        use_rslora=low_rank.rslora,
-        bias=selection.bias,
-        target_modules=[matrix.path for _, matrix in select(shape, selection)],
-        rank_pattern={
-            re.escape(matrix.path): selection.ranks[layer]
-            for layer, matrix in select(shape, selection)
-            if layer in selection.ranks
-        },
-        modules_to_save=list(shape.saved_modules),
+    generator = torch.Generator().manual_seed(seed)
+    head = (
+        (name, parameter)
+        for layer in shape.head
+        for name, parameter in model.get_submodule(layer.path).named_parameters(recurse=False)
     )
-    config.base_model_name_or_path = checkpoint.name
-    config.revision = checkpoint.revision
-    with _seeded(seed), _quiet():
-        wrapped = get_peft_model(model, config)
+    draw_head(head, float(getattr(model.config, "initializer_range", 0.02)), generator)
+    with _quiet():
+        wrapped = get_peft_model(model, peft_config(checkpoint, shape, selection, low_rank))
     wrapped.peft_config["default"].base_model_name_or_path = checkpoint.name
+    drawn = draw_updates(shape, selection, generator)
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if (own := _file_name(name)) in drawn:
+                parameter.copy_(drawn[own])
     if selection.head == "output":
         _freeze_all_but_output(wrapped, shape)
     return ReferenceEncoder(wrapped, shape.layers_path, precision, device)
@@ -195,7 +171,7 @@ def from_adapter(
         AdapterError: when the folder's files do not fit the model.
         ModelError: when the checkpoint lacks weights of the encoder.
     """
-    no_change = Dropouts(None, None)
+    no_change = Dropouts(None, None, prefix=True)
     model = _load_classifier(checkpoint, classes, no_change, set(shape.saved_modules))
     try:
         with _quiet():
@@ -245,19 +221,6 @@ def _load_classifier(
     return model
 
 
-def _renew_head(model: Any, shape: Shape, generator: torch.Generator) -> None:
-    """New weights for every layer of the head, as transformers draws them, from one generator."""
-    spread = float(getattr(model.config, "initializer_range", 0.02))
-    for layer in shape.head:
-        module = model.get_submodule(layer.path)
-        for name, parameter in module.named_parameters(recurse=False):
-            with torch.no_grad():
-                if parameter.dim() > 1:
-                    parameter.normal_(0.0, spread, generator=generator)
-                else:
-                    parameter.fill_(0.0 if "bias" in name else 1.0)
-
-
 def _freeze_all_but_output(model: PeftModel, shape: Shape) -> None:
     output = next(layer.path for layer in shape.head if layer.output)
     for name, parameter in model.named_parameters():
@@ -287,7 +250,7 @@ def _part(name: str) -> Part:
 
 def _plain_name(name: str) -> str:
     """The parameter's name in the plain transformers classifier."""
-    name = name.removeprefix(PEFT_PREFIX).replace(".base_layer.", ".")
+    name = name.removeprefix(FILE_PREFIX).replace(".base_layer.", ".")
     return name.replace(".modules_to_save.default.", ".")
 
 
@@ -297,14 +260,6 @@ def _file_name(name: str) -> str:
         kept = "." if "modules" in marker else marker.removesuffix("default.")
         name = name.replace(marker, kept)
     return name
-
-
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """PEFT draws from the global generator; it is put back as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
 
 
 @contextlib.contextmanager

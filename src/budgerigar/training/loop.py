@@ -16,28 +16,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
 from budgerigar.console import Progress, note
-from budgerigar.encoder.interface import Encoder
+from budgerigar.encoder import dropout
+from budgerigar.encoder.interface import Encoder, Tokens
 from budgerigar.errors import Interrupted, TrainingStopped
 from budgerigar.training import checkpoint
 from budgerigar.training.checkpoint import Position
 from budgerigar.training.optimizer import schedule, set_rates
-
-
-class Examples(Protocol):
-    """Packed training texts."""
-
-    def __len__(self) -> int: ...
-
-    def batch(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ids `[T]` and offsets `[B + 1]` of some rows."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -123,7 +113,7 @@ class Outcome:
 
 def train(
     encoder: Encoder,
-    examples: Examples,
+    examples: Tokens,
     labels: np.ndarray,
     optimizer: torch.optim.Optimizer,
     settings: LoopSettings,
@@ -134,7 +124,7 @@ def train(
 
     Args:
         encoder: freshly made, or any: a checkpoint replaces its trainable state.
-        examples: packed training texts.
+        examples: the training texts, prepared.
         labels: class of each, int64 `[B]`.
         optimizer: over the encoder's trainable parameters.
         settings: the numbers.
@@ -154,7 +144,7 @@ def train(
         resume.restore(run.names, optimizer, run.scaler)
         run.at = resume.position
         note(f"resuming after step {run.at.step} of {run.total}")
-    with _stop_requests() as stop, Progress("training", run.total) as bar:
+    with _stop_requests() as stop, Progress("training", run.total, run.at.step) as bar:
         while not run.finished():
             run.epoch(bar, stop)
     return Outcome(run.at.step, int(run.at.best_epoch or 0) + 1, run.at.step < run.total)
@@ -166,7 +156,7 @@ class _Run:
     def __init__(
         self,
         encoder: Encoder,
-        examples: Examples,
+        examples: Tokens,
         labels: np.ndarray,
         optimizer: torch.optim.Optimizer,
         settings: LoopSettings,
@@ -242,7 +232,8 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         loss = 0.0
         for first in range(0, len(rows), settings.batch):
-            part = self._loss(rows[first : first + settings.batch], rows)
+            drawn = dropout.stream(settings.seed, at.step, first)
+            part = self._loss(rows[first : first + settings.batch], rows, drawn)
             torch.autograd.backward(self.scaler.scale(part))
             loss += float(part.detach())
         if not math.isfinite(loss):
@@ -271,9 +262,11 @@ class _Run:
         self.around.log_step(record)
         return record
 
-    def _loss(self, rows: np.ndarray, step_rows: np.ndarray) -> torch.Tensor:
+    def _loss(
+        self, rows: np.ndarray, step_rows: np.ndarray, drawn: np.random.Generator
+    ) -> torch.Tensor:
         """This batch's share of the step's mean loss over `step_rows`."""
-        logits_BC = self.encoder.logits(*self.examples.batch(rows), training=True)
+        logits_BC = self.encoder.logits(self.examples, rows, drawn)
         labels_B = torch.from_numpy(self.labels[rows]).to(logits_BC.device)
         total = F.cross_entropy(
             logits_BC,

@@ -1,0 +1,272 @@
+"""Attention over packed texts: one function, one kernel per device.
+
+Linear layers never see where a text ends; attention alone does. Texts of like length go
+into a padded view together, so that little of it is padding.
+
+Shape letters: B texts, T packed tokens, P places of the padded view, G texts of a group,
+L longest of them, H heads, K width of a head, D = H * K, E features a token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+FILL = 0.75
+"""A group takes no text that is shorter than this share of its longest."""
+LARGEST_SCORES = 1 << 21
+"""Attention scores of a head that a group may hold: longer texts go in smaller groups."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Texts that are padded to one length.
+
+    Attributes:
+        start: its first place in the padded view.
+        size: texts G.
+        longest: tokens L.
+        texts: their numbers in the batch, `[G]`.
+        padding_GL: True where there is no token; None where every text is of length L.
+    """
+
+    start: int
+    size: int
+    longest: int
+    texts: torch.Tensor
+    padding_GL: torch.Tensor | None
+
+    @property
+    def places(self) -> slice:
+        """Its part of the padded view."""
+        return slice(self.start, self.start + self.size * self.longest)
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Where the texts of a packed batch are, and how attention pads them.
+
+    Attributes:
+        offsets: int64 `[B + 1]`.
+        first_B: token 0 of each text.
+        token_P: the token at each place of the padded view; padding repeats a text's first.
+        place_T: the place of each token.
+        groups: the padded view's parts.
+    """
+
+    offsets: np.ndarray
+    first_B: torch.Tensor
+    token_P: torch.Tensor
+    place_T: torch.Tensor
+    groups: tuple[Group, ...]
+
+
+def ragged(offsets: np.ndarray, device: torch.device) -> Ragged:
+    """Plans the padded view of packed texts.
+
+    Args:
+        offsets: int64 `[B + 1]`, every text with at least one token.
+        device: where the tensors will be.
+    """
+    lengths_B = np.diff(offsets)
+    order = np.argsort(-lengths_B, kind="stable")
+    groups: list[Group] = []
+    tokens: list[np.ndarray] = []
+    place_T = np.empty(offsets[-1], dtype=np.int64)
+    start = first = 0
+    while first < len(order):
+        longest = int(lengths_B[order[first]])
+        fitting = int(np.count_nonzero(lengths_B[order[first:]] >= FILL * longest))
+        texts = order[first : first + min(fitting, max(1, LARGEST_SCORES // longest**2))]
+        within_L = np.arange(longest)
+        inside_GL = within_L < lengths_B[texts, None]
+        token_GL = offsets[texts, None] + np.where(inside_GL, within_L, 0)
+        place_T[token_GL[inside_GL]] = start + np.flatnonzero(inside_GL)
+        padding_GL = None if inside_GL.all() else torch.from_numpy(~inside_GL).to(device)
+        groups.append(
+            Group(start, len(texts), longest, torch.from_numpy(texts).to(device), padding_GL)
+        )
+        tokens.append(token_GL.ravel())
+        start += token_GL.size
+        first += len(texts)
+    return Ragged(
+        offsets=offsets,
+        first_B=torch.from_numpy(offsets[:-1].astype(np.int64)).to(device),
+        token_P=torch.from_numpy(np.concatenate(tokens)).to(device),
+        place_T=torch.from_numpy(place_T).to(device),
+        groups=tuple(groups),
+    )
+
+
+def attend(qkv_T3D: torch.Tensor, where: Ragged, heads: int) -> torch.Tensor:
+    """Self-attention of every token over its own text (Vaswani et al. 2017, section 3.2.1).
+
+    Args:
+        qkv_T3D: queries, keys and values, side by side.
+        where: the texts.
+        heads: H.
+
+    Returns:
+        The heads' contexts, side by side, `[T, D]`.
+    """
+    if qkv_T3D.is_cuda and qkv_T3D.dtype != torch.float32:
+        return _varlen(qkv_T3D, where, heads)
+    context_TD: torch.Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
+        qkv_T3D, where, heads
+    )
+    return context_TD
+
+
+def attend_first(
+    features_TE: torch.Tensor, queries_BHE: torch.Tensor, where: Ragged, scale: float
+) -> torch.Tensor:
+    """Each head's mean of a text's features, weighted by one query a text.
+
+    Args:
+        features_TE: what stands for keys and values both.
+        queries_BHE: a query for each text and head.
+        where: the texts.
+        scale: of the scores before the softmax.
+
+    Returns:
+        `[B, H, E]`.
+    """
+    mixed_BHE: torch.Tensor = _FirstAttention.apply(  # type: ignore[no-untyped-call]
+        features_TE, queries_BHE, where, scale
+    )
+    return mixed_BHE
+
+
+def _varlen(qkv_T3D: torch.Tensor, where: Ragged, heads: int) -> torch.Tensor:
+    """PyTorch's variable-length kernel: CUDA, 16 bits."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    query, key, value = qkv_T3D.view(qkv_T3D.shape[0], 3, heads, -1).unbind(1)
+    ends = torch.from_numpy(where.offsets.astype(np.int32)).to(qkv_T3D.device)
+    longest = int(np.diff(where.offsets).max())
+    context: Any = varlen_attn(query, key, value, ends, ends, longest, longest)
+    return context.reshape(qkv_T3D.shape[0], -1)  # type: ignore[no-any-return]
+
+
+class _Attention(torch.autograd.Function):
+    """Plain batched products in a padded view, in both directions.
+
+    With P = softmax(s Q K^T) and O = P V: dV = P^T dO, dP = dO V^T,
+    dS = P * (dP - rowsum(dP * P)), dQ = s dS K, dK = s dS^T Q.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, qkv_T3D: torch.Tensor, where: Ragged, heads: int) -> torch.Tensor:
+        qkv_P3D = qkv_T3D.index_select(0, where.token_P)
+        width = qkv_T3D.shape[1] // 3
+        scale = (width // heads) ** -0.5
+        context_PD = qkv_T3D.new_empty((len(where.token_P), width))
+        saved: list[torch.Tensor] = []
+        for group in where.groups:
+            query, key, value = _split_heads(qkv_P3D[group.places], group, 3, heads)
+            scores = torch.bmm(query, key.transpose(1, 2)).float().mul_(scale)
+            _hide_padding(scores, group, heads)
+            probabilities = scores.softmax(-1).to(qkv_T3D.dtype)
+            _merge_heads(torch.bmm(probabilities, value), group, heads, context_PD[group.places])
+            saved += [query, key, value, probabilities]
+        ctx.where, ctx.heads, ctx.scale = where, heads, scale
+        ctx.save_for_backward(*saved)
+        return context_PD.index_select(0, where.place_T)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        where: Ragged = ctx.where
+        (context_TD,) = gradients
+        context_PD = context_TD.index_select(0, where.token_P)
+        width = context_TD.shape[1]
+        qkv_P3D = context_TD.new_empty((len(where.token_P), 3 * width))
+        saved = iter(ctx.saved_tensors)
+        for group in where.groups:
+            query, key, value, probabilities = (next(saved) for _ in range(4))
+            if group.padding_GL is not None:
+                context_PD[group.places].masked_fill_(group.padding_GL.reshape(-1, 1), 0.0)
+            (context,) = _split_heads(context_PD[group.places], group, 1, ctx.heads)
+            toward = torch.bmm(context, value.transpose(1, 2))
+            scores = _softmax_backward(toward, probabilities).mul_(ctx.scale)
+            parts = (
+                torch.bmm(scores, key),
+                torch.bmm(scores.transpose(1, 2), query),
+                torch.bmm(probabilities.transpose(1, 2), context),
+            )
+            for part, columns in zip(parts, qkv_P3D[group.places].split(width, 1), strict=True):
+                _merge_heads(part, group, ctx.heads, columns)
+        return qkv_P3D.index_select(0, where.place_T), None, None
+
+
+class _FirstAttention(torch.autograd.Function):
+    """As `_Attention`, with one query a text and the features for keys and values."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, features_TE: torch.Tensor, queries_BHE: torch.Tensor, where: Ragged, scale: float
+    ) -> torch.Tensor:
+        features_PE = features_TE.index_select(0, where.token_P)
+        mixed_BHE = torch.empty_like(queries_BHE)
+        saved: list[torch.Tensor] = []
+        for group in where.groups:
+            features = features_PE[group.places].view(group.size, group.longest, -1)
+            queries = queries_BHE.index_select(0, group.texts)
+            scores = torch.bmm(queries, features.transpose(1, 2)).float().mul_(scale)
+            if group.padding_GL is not None:
+                scores.masked_fill_(group.padding_GL[:, None, :], float("-inf"))
+            probabilities = scores.softmax(-1).to(features_TE.dtype)
+            mixed_BHE.index_copy_(0, group.texts, torch.bmm(probabilities, features))
+            saved.append(probabilities)
+        ctx.where, ctx.scale = where, scale
+        ctx.save_for_backward(features_PE, queries_BHE, *saved)
+        return mixed_BHE
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        where: Ragged = ctx.where
+        (mixed_BHE,) = gradients
+        features_PE, queries_BHE, *saved = ctx.saved_tensors
+        to_features_PE = torch.empty_like(features_PE) if ctx.needs_input_grad[0] else None
+        to_queries_BHE = torch.empty_like(queries_BHE)
+        for group, probabilities in zip(where.groups, saved, strict=True):
+            features = features_PE[group.places].view(group.size, group.longest, -1)
+            mixed = mixed_BHE.index_select(0, group.texts)
+            toward = torch.bmm(mixed, features.transpose(1, 2))
+            scores = _softmax_backward(toward, probabilities).mul_(ctx.scale)
+            to_queries_BHE.index_copy_(0, group.texts, torch.bmm(scores, features))
+            if to_features_PE is not None:
+                queries = queries_BHE.index_select(0, group.texts)
+                place = to_features_PE[group.places].view(features.shape)
+                torch.bmm(probabilities.transpose(1, 2), mixed, out=place)
+                place.baddbmm_(scores.transpose(1, 2), queries)
+        if to_features_PE is None:
+            return None, to_queries_BHE, None, None
+        return to_features_PE.index_select(0, where.place_T), to_queries_BHE, None, None
+
+
+def _softmax_backward(toward: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
+    return torch._softmax_backward_data(toward, probabilities, -1, toward.dtype)
+
+
+def _hide_padding(scores: torch.Tensor, group: Group, heads: int) -> None:
+    """Scores `[G * H, L, L]` of keys that are padding become minus infinity."""
+    if group.padding_GL is not None:
+        by_text = scores.view(group.size, heads, group.longest, group.longest)
+        by_text.masked_fill_(group.padding_GL[:, None, None, :], float("-inf"))
+
+
+def _split_heads(
+    rows: torch.Tensor, group: Group, parts: int, heads: int
+) -> tuple[torch.Tensor, ...]:
+    """Rows `[G * L, parts * H * K]` -> so many tensors `[G * H, L, K]`."""
+    apart = rows.view(group.size, group.longest, parts, heads, -1).permute(2, 0, 3, 1, 4)
+    return apart.reshape(parts, group.size * heads, group.longest, -1).unbind(0)
+
+
+def _merge_heads(by_head: torch.Tensor, group: Group, heads: int, into: torch.Tensor) -> None:
+    """`[G * H, L, K]` -> rows `[G * L, H * K]`, written into a part of a larger tensor."""
+    apart = by_head.view(group.size, heads, group.longest, -1).transpose(1, 2)
+    into.unflatten(0, (group.size, group.longest)).unflatten(2, (heads, -1)).copy_(apart)

@@ -1,0 +1,62 @@
+"""Dropout masks, cheaply: random bytes from one stream a run, compared with a threshold.
+
+A stream is made anew for every step from the run's seed and the step's number, so that a
+run that goes on from a checkpoint needs no state of it, and runs of a cohort do not touch
+each other's. Drawing bytes makes every rate a multiple of 1/256; what is kept is scaled by
+the rate that was really used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+VALUES = 256
+"""Of a byte."""
+
+
+@dataclass(frozen=True)
+class Dropouts:
+    """Rates asked for.
+
+    Attributes:
+        hidden: of hidden states and head; None keeps the checkpoint's.
+        attention: of attention probabilities; None keeps the checkpoint's.
+        prefix: whether frozen layers drop out in training too.
+    """
+
+    hidden: float | None
+    attention: float | None
+    prefix: bool
+
+
+def stream(*numbers: int) -> np.random.Generator:
+    """The generator of one forward pass, from numbers such as seed and step."""
+    return np.random.Generator(np.random.SFC64(numbers))
+
+
+def keep_scale(rate: float) -> float:
+    """By which values that are kept must grow, so that their mean stays."""
+    return VALUES / (VALUES - _dropped(rate))
+
+
+def keep_mask(
+    generator: np.random.Generator, rows: int, width: int, rate: float, device: torch.device
+) -> torch.Tensor | None:
+    """A mask `[rows, width]`, True where a value is kept; None where all are."""
+    dropped = _dropped(rate)
+    if dropped == 0:
+        return None
+    if device.type == "cuda":
+        on_device = torch.Generator(device).manual_seed(int(generator.integers(2**63)))
+        drawn = torch.empty((rows, width), dtype=torch.uint8, device=device)
+        return drawn.random_(generator=on_device) >= dropped
+    words = generator.bit_generator.random_raw(-(-rows * width // 8))
+    return torch.from_numpy(words.view(np.uint8)[: rows * width]).view(rows, width) >= dropped
+
+
+def _dropped(rate: float) -> int:
+    """How many of `VALUES` are dropped: the nearest, but never none where some are asked for."""
+    return 0 if rate == 0.0 else min(VALUES - 1, max(1, round(rate * VALUES)))

@@ -1,0 +1,174 @@
+"""Hugging Face checkpoints -> the packed encoder's own tensors.
+
+Shape letters: V tokens of the vocabulary, D hidden width, F width inside the feed-forward
+part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from budgerigar.encoder.checkpoints import Checkpoint
+from budgerigar.encoder.families import Family
+from budgerigar.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A LayerNorm's tensors `[D]`, float32."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A frozen product: weight `[O, I]` and bias `[O]` in the number type of products."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer; `qkv` is query, key and value one below another, `[3D, D]`."""
+
+    qkv: Linear
+    attention_output: Linear
+    attention_norm: Norm
+    intermediate: Linear
+    output: Linear
+    output_norm: Norm
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A frozen encoder.
+
+    Attributes:
+        word_VD, position_PD: embeddings, in the number type of products.
+        type_D: the embedding of token type 0, zeros where the family has none.
+        norm: of the embeddings.
+        layers: from the embeddings up.
+        pooler: the head's first layer where the checkpoint holds one, float32.
+    """
+
+    word_VD: torch.Tensor
+    position_PD: torch.Tensor
+    type_D: torch.Tensor
+    norm: Norm
+    layers: tuple[Layer, ...]
+    pooler: Linear | None
+
+
+def load(
+    checkpoint: Checkpoint,
+    family: Family,
+    depth: int,
+    number_type: torch.dtype,
+    device: torch.device,
+) -> Weights:
+    """Reads an encoder, tensor by tensor, each converted before the next is read.
+
+    Raises:
+        ModelError: when a tensor is missing or the files cannot be read.
+    """
+    with _reader(checkpoint, family.base) as read:
+
+        def linear(*paths: str) -> Linear:
+            weights = [read(f"{path}.weight").to(number_type) for path in paths]
+            biases = [read(f"{path}.bias").to(number_type) for path in paths]
+            return Linear(torch.cat(weights).to(device), torch.cat(biases).to(device))
+
+        def norm(path: str) -> Norm:
+            weight, bias = (read(f"{path}.{part}").float().to(device) for part in _NORM_PARTS)
+            return Norm(weight, bias)
+
+        def embedding(name: str) -> torch.Tensor:
+            table: torch.Tensor = read(f"{family.embeddings[name]}.weight")
+            return table.to(number_type).to(device)
+
+        def layer(number: int) -> Layer:
+            paths = {
+                name: f"{family.layers}.{number}.{path}" for name, path in family.layer.items()
+            }
+            return Layer(
+                qkv=linear(paths["query"], paths["key"], paths["value"]),
+                attention_output=linear(paths["attention_output"]),
+                attention_norm=norm(paths["attention_norm"]),
+                intermediate=linear(paths["intermediate"]),
+                output=linear(paths["output"]),
+                output_norm=norm(paths["output_norm"]),
+            )
+
+        word_VD = embedding("word")
+        return Weights(
+            word_VD=word_VD,
+            position_PD=embedding("position"),
+            type_D=embedding("type")[0]
+            if "type" in family.embeddings
+            else word_VD.new_zeros(word_VD.shape[1]),
+            norm=norm(family.embeddings["norm"]),
+            layers=tuple(layer(number) for number in range(depth)),
+            pooler=_pooler(family, read, device),
+        )
+
+
+_NORM_PARTS = ("weight", "bias")
+_OLD_PARTS = {"weight": "gamma", "bias": "beta"}
+"""Names of LayerNorm's tensors in checkpoints that were converted from TensorFlow."""
+
+
+def _pooler(family: Family, read: Any, device: torch.device) -> Linear | None:
+    """The part of the head that lies inside the encoder, where the checkpoint has it."""
+    path = family.dense.removeprefix(f"{family.base}.")
+    if path == family.dense:
+        return None
+    try:
+        parts = [read(f"{path}.{part}").float().to(device) for part in _NORM_PARTS]
+    except ModelError:
+        return None
+    return Linear(*parts)
+
+
+@contextmanager
+def _reader(checkpoint: Checkpoint, base: str) -> Iterator[Any]:
+    """Gives a function from a path below the encoder to a tensor on the CPU."""
+    from safetensors import SafetensorError, safe_open
+
+    with ExitStack() as files:
+        places: dict[str, Any] = {}
+        try:
+            for path in checkpoint.weights():
+                if path.suffix == ".safetensors":
+                    opened = files.enter_context(safe_open(path, framework="pt"))
+                    places.update(dict.fromkeys(opened.keys(), opened.get_tensor))
+                else:
+                    stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                    places.update(dict.fromkeys(stored, stored.__getitem__))
+        except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+            raise ModelError(
+                f"weights of model {checkpoint.name} cannot be loaded",
+                why=" ".join(str(error).split())[:200],
+                remedy="fetch the checkpoint again, or choose another",
+            ) from error
+
+        def read(path: str) -> torch.Tensor:
+            module, _, part = path.rpartition(".")
+            old = f"{module}.{_OLD_PARTS[part]}"
+            for name in (f"{base}.{path}", path, f"{base}.{old}", old):
+                if name in places:
+                    tensor: torch.Tensor = places[name](name)
+                    return tensor
+            raise ModelError(
+                f"model {checkpoint.name} lacks a tensor of its encoder: {path}",
+                why="its weights are not those of the architecture in config.json",
+                remedy="fetch the checkpoint again, or choose another",
+            )
+
+        yield read

@@ -1,0 +1,257 @@
+"""The packed engine against transformers + PEFT: the same logits, the same gradients."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from budgerigar.data.tokens import PackedTexts
+from budgerigar.encoder import checkpoints, paths
+from budgerigar.encoder.budget import Selection
+from budgerigar.encoder.dropout import Dropouts
+from budgerigar.encoder.lora import LowRank
+from budgerigar.encoder.shape import read_shape
+
+CLASSES = 5
+VOCABULARY = 100
+LIMIT = 62
+"""Tokens that every tiny model below takes."""
+NO_DROPOUT = Dropouts(0.0, 0.0, prefix=False)
+SIX = ("query", "key", "value", "attention_output", "intermediate", "output")
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "initializer_range": 0.12,
+}
+ROBERTA_SIZES = {**SIZES, "max_position_embeddings": 64, "type_vocab_size": 1, "pad_token_id": 1}
+DISTILBERT_SIZES = {
+    "vocab_size": VOCABULARY,
+    "dim": 32,
+    "n_layers": 4,
+    "n_heads": 4,
+    "hidden_dim": 64,
+    "initializer_range": 0.12,
+}
+MODELS = {
+    "roberta": (transformers.RobertaForMaskedLM, transformers.RobertaConfig, ROBERTA_SIZES),
+    "xlm-roberta": (
+        transformers.XLMRobertaForMaskedLM,
+        transformers.XLMRobertaConfig,
+        ROBERTA_SIZES,
+    ),
+    "camembert": (transformers.CamembertForMaskedLM, transformers.CamembertConfig, ROBERTA_SIZES),
+    "bert": (transformers.BertModel, transformers.BertConfig, SIZES),
+    "bert without pooler": (transformers.BertForMaskedLM, transformers.BertConfig, SIZES),
+    "distilbert": (
+        transformers.DistilBertForMaskedLM,
+        transformers.DistilBertConfig,
+        DISTILBERT_SIZES,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def base_of(tmp_path_factory):
+    """Makes a tiny random checkpoint of a family, once, and gives it as a frozen base."""
+    made: dict[str, paths.Base] = {}
+
+    def make(family: str, precision: str = "float32") -> paths.Base:
+        if family not in made:
+            folder = tmp_path_factory.mktemp("family") / "model"
+            model, config, sizes = MODELS[family]
+            torch.manual_seed(11)
+            model(config(**sizes)).save_pretrained(folder)
+            checkpoint = checkpoints.locate(str(folder), None, weights=True)
+            made[family] = paths.Base(
+                checkpoint=checkpoint,
+                shape=read_shape(checkpoint, CLASSES),
+                classes=CLASSES,
+                precision="float32",
+                device=torch.device("cpu"),
+                sha256=family,
+            )
+        return replace(made[family], precision=precision)
+
+    return make
+
+
+def both(base, selection, dropouts=NO_DROPOUT, low_rank=None):
+    """The engine's classifier and the reference's, with the same adapter, far from zero."""
+    low_rank = low_rank or LowRank(alpha=16, dropout=0.0, rslora=False)
+    engine, reference = (
+        paths.fresh(base, selection, low_rank, dropouts, seed=3, force_reference=forced)
+        for forced in (False, True)
+    )
+    assert (engine.path, reference.path) == ("engine", "reference")
+    generator = torch.Generator().manual_seed(5)
+    state = {
+        name: torch.randn(tensor.shape, generator=generator) * 0.1
+        if name.endswith("lora_B.weight")
+        else tensor
+        for name, tensor in engine.state().items()
+    }
+    engine.load_state(state)
+    reference.load_state(state)
+    return engine, reference
+
+
+def texts_of(lengths, seed=0) -> PackedTexts:
+    """Random tokens; one of them is the padding token, inside a text."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    ids_T = np.random.default_rng(seed).integers(4, VOCABULARY, offsets[-1]).astype(np.int32)
+    if len(ids_T) > 30:
+        ids_T[30] = 1
+    return PackedTexts(ids_T, offsets, cut=0)
+
+
+def gradients_of(encoder, texts, rows):
+    """Logits and every trainable gradient of one training step's loss."""
+    trainables = encoder.trainables()
+    for one in trainables:
+        one.tensor.grad = None
+    logits_BC = encoder.logits(texts, rows, np.random.default_rng(0))
+    labels_B = torch.arange(len(rows)) % CLASSES
+    F.cross_entropy(logits_BC, labels_B).backward()
+    return logits_BC.detach(), {one.name: one.tensor.grad for one in trainables}
+
+
+def described(encoder):
+    return {(one.name, one.part, one.layer, one.factor) for one in encoder.trainables()}
+
+
+def largest_difference(first, second) -> float:
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
+
+
+RAGGED = [1, LIMIT, 7, 20, 33, 5, 19]
+CHOICES = [
+    (("query", "value"), (2, 3), "full"),
+    (("query", "value"), (2, 3), "output"),
+    (("query", "key", "value"), (0, 1, 2, 3), "output"),
+    (SIX, (0, 1, 2, 3), "full"),
+    (SIX, (3,), "output"),
+    (SIX, (0,), "full"),
+    (("key",), (3,), "full"),
+    (("intermediate", "output"), (1, 2), "output"),
+]
+
+
+@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize(("targets", "layers", "head"), CHOICES)
+def test_logits_and_gradients(base_of, family, targets, layers, head):
+    selection = Selection(targets, layers, 4, {layers[-1]: 6}, "none", head)
+    engine, reference = both(base_of(family), selection)
+    texts, rows = texts_of(RAGGED), np.array([3, 0, 1, 2, 6, 5])
+    logits, gradients = gradients_of(engine, texts, rows)
+    expected, expected_gradients = gradients_of(reference, texts, rows)
+    assert described(engine) == described(reference)
+    assert set(gradients) == set(expected_gradients)
+    assert float((logits - expected).abs().max()) < 1e-5
+    assert largest_difference(gradients, expected_gradients) < 1e-5
+    assert min(float(gradient.abs().max()) for gradient in gradients.values()) > 1e-6
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_both_paths_begin_with_the_same_numbers(base_of, family):
+    selection = Selection(SIX, (1, 3), 4, {}, "none", "full")
+    low_rank = LowRank(16, 0.0, False)
+    states = [
+        paths.fresh(
+            base_of(family), selection, low_rank, NO_DROPOUT, seed=3, force_reference=forced
+        ).state()
+        for forced in (False, True)
+    ]
+    assert set(states[0]) == set(states[1])
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, LIMIT), min_size=1, max_size=9),
+    seed=st.integers(0, 2**32 - 1),
+    data=st.data(),
+)
+def test_packed_equals_padded_equals_one_at_a_time(base_of, lengths, seed, data):
+    family = data.draw(st.sampled_from(list(MODELS)))
+    engine, reference = both(base_of(family), Selection(SIX, (1, 3), 3, {}, "none", "full"))
+    texts = texts_of(lengths, seed)
+    rows = np.array(data.draw(st.permutations(range(len(lengths)))))
+    with torch.no_grad():
+        packed = engine.logits(texts, rows, None)
+        padded = reference.logits(texts, rows, None)
+        alone = torch.cat([engine.logits(texts, rows[i : i + 1], None) for i in range(len(rows))])
+    assert float((packed - padded).abs().max()) < 1e-5
+    assert float((packed - alone).abs().max()) < 1e-5
+
+
+def test_cached_prefix_equals_computed_prefix(base_of):
+    engine, _ = both(base_of("roberta"), Selection(("query",), (2, 3), 4, {}, "none", "full"))
+    texts, rows = texts_of(RAGGED), np.array([6, 1, 0, 4])
+    prepared = engine.prepare(texts, "texts")
+    assert type(prepared) is not type(texts)
+    logits, gradients = gradients_of(engine, prepared, rows)
+    expected, expected_gradients = gradients_of(engine, texts, rows)
+    assert float((logits - expected).abs().max()) < 1e-5
+    assert largest_difference(gradients, expected_gradients) < 1e-5
+
+
+@pytest.mark.parametrize("family", ["roberta", "bert", "distilbert"])
+def test_bfloat16_is_no_further_from_float32_than_transformers_is(base_of, family):
+    selection = Selection(("query", "value"), (2, 3), 4, {}, "none", "full")
+    exact, _ = both(base_of(family), selection)
+    engine, reference = both(base_of(family, "bfloat16"), selection)
+    texts = texts_of([20, 33, 5, 19, 40, 62, 11, 27] * 8)
+    rows = np.arange(len(texts))
+    logits, _ = gradients_of(exact, texts, rows)
+    errors = [
+        float((gradients_of(one, texts, rows)[0] - logits).square().mean().sqrt())
+        for one in (engine, reference)
+    ]
+    assert 0 < errors[0] <= errors[1], errors
+
+
+def test_dropout_keeps_the_mean_and_differs_by_stream(base_of):
+    selection = Selection(("query", "value"), (2, 3), 4, {}, "none", "full")
+    engine, _ = both(
+        base_of("roberta"), selection, Dropouts(0.1, 0.0, prefix=False), LowRank(16, 0.05, False)
+    )
+    texts, rows = texts_of([12] * 6), np.arange(6)
+    with torch.no_grad():
+        plain = engine.logits(texts, rows, None)
+        drawn = torch.stack(
+            [engine.logits(texts, rows, np.random.default_rng(seed)) for seed in range(300)]
+        )
+        again = engine.logits(texts, rows, np.random.default_rng(7))
+    assert torch.equal(drawn[7], again)
+    assert float((drawn[7] - drawn[8]).abs().max()) > 1e-3
+    spread = drawn.std(0) / len(drawn) ** 0.5
+    assert float(((drawn.mean(0) - plain).abs() / spread).median()) < 6
+
+
+@pytest.mark.parametrize(
+    ("change", "dropouts", "why"),
+    [
+        ({"bias": "all"}, NO_DROPOUT, "biases are trained"),
+        ({}, Dropouts(0.0, 0.1, prefix=False), "attention probabilities drop out"),
+        ({}, Dropouts(0.0, None, prefix=False), "attention probabilities drop out"),
+    ],
+)
+def test_what_the_engine_leaves_to_the_reference(base_of, change, dropouts, why):
+    from budgerigar.encoder.families import obstacle
+
+    base = base_of("roberta")
+    selection = replace(Selection(("query",), (2, 3), 4, {}, "none", "full"), **change)
+    assert obstacle(base.checkpoint, base.shape, selection, dropouts) == why
+    low_rank = LowRank(16, 0.0, False)
+    made = paths.fresh(base, selection, low_rank, dropouts, seed=1, force_reference=False)
+    assert made.path == "reference"
