@@ -238,6 +238,30 @@ def test_dropout_keeps_the_mean_and_differs_by_stream(base_of):
     assert float(((drawn.mean(0) - plain).abs() / spread).median()) < 6
 
 
+def test_without_prefix_dropout_only_trained_layers_drop_out(base_of):
+    """The top layer alone trains: its dropout leaves what stands below as it is."""
+    selection = Selection(("query",), (3,), 4, {}, "none", "full")
+    texts, rows = texts_of([12] * 6), np.arange(6)
+    seen = []
+
+    def layer_outputs(dropouts) -> list[torch.Tensor]:
+        _, reference = both(base_of("roberta"), selection, dropouts)
+        layers = reference._model.get_submodule("base_model.model.roberta.encoder.layer")
+        hooks = [layer.register_forward_hook(lambda *a: seen.append(a[2])) for layer in layers]
+        with torch.no_grad():
+            reference.logits(texts, rows, np.random.default_rng(0))
+            reference.logits(texts, rows, None)
+        for hook in hooks:
+            hook.remove()
+        found, seen[:] = list(seen), []
+        return [(a - b).abs().max() for a, b in zip(found[:4], found[4:], strict=True)]
+
+    textbook = layer_outputs(Dropouts(0.1, 0.0, prefix=True))
+    frozen_dry = layer_outputs(Dropouts(0.1, 0.0, prefix=False))
+    assert min(textbook) > 1e-3
+    assert max(frozen_dry[:3]) == 0.0 < frozen_dry[3]
+
+
 @pytest.mark.parametrize(
     ("change", "dropouts", "why"),
     [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,14 @@ class ReferenceEncoder:
     path = "reference"
 
     def __init__(
-        self, model: PeftModel, layers_path: str, precision: str, device: torch.device
+        self,
+        model: PeftModel,
+        layers_path: str,
+        precision: str,
+        device: torch.device,
+        without_dropout: Sequence[torch.nn.Module] = (),
     ) -> None:
+        self._without_dropout = without_dropout
         # transformers loads in evaluation mode, PEFT's wrapper says training: make them agree.
         self._model = model.to(device).eval()
         self._layers_path = layers_path
@@ -80,6 +86,8 @@ class ReferenceEncoder:
         ids_BL, mask_BL = _padded(*texts.batch(rows), self._pad, self.device)
         if self._model.training != training:
             self._model.train(training)
+            for module in self._without_dropout:
+                module.eval()
         with self._autocast():
             output = self._model(input_ids=ids_BL, attention_mask=mask_BL)
         logits: torch.Tensor = output.logits.float()
@@ -153,7 +161,8 @@ def fresh(
                 parameter.copy_(drawn[own])
     if selection.head == "output":
         _freeze_all_but_output(wrapped, shape)
-    return ReferenceEncoder(wrapped, shape.layers_path, precision, device)
+    frozen = [] if dropouts.prefix else _frozen_modules(model, shape, selection)
+    return ReferenceEncoder(wrapped, shape.layers_path, precision, device, frozen)
 
 
 def from_adapter(
@@ -219,6 +228,14 @@ def _load_classifier(
             remedy="fetch the checkpoint again, or choose another",
         )
     return model
+
+
+def _frozen_modules(model: Any, shape: Shape, selection: Selection) -> list[torch.nn.Module]:
+    """Embeddings and layers below everything that trains."""
+    lowest = -1 if selection.bias == "all" else min(selection.layers)
+    layers = [model.get_submodule(f"{shape.layers_path}.{n}") for n in range(max(0, lowest))]
+    embeddings = getattr(model.base_model, "embeddings", None)
+    return layers + ([embeddings] if lowest >= 0 and embeddings is not None else [])
 
 
 def _freeze_all_but_output(model: PeftModel, shape: Shape) -> None:
