@@ -118,8 +118,20 @@ def class_names(source: str, columns: Columns, label_base: int | None) -> tuple[
     """
     table = open_table(source, columns.names, columns.label)
     _require_label(source, table, columns.label)
-    if own := table.classes.get(columns.label):
-        return own
+    names = table.classes.get(columns.label) or _written_names(source, table, columns, label_base)
+    if len(names) < 2:
+        raise DataError(
+            f"{source}: every row has the label {names[0]!r}",
+            remedy="a classifier needs two classes: check the label column, or name the classes "
+            "in data.classes",
+        )
+    return names
+
+
+def _written_names(
+    source: str, table: Table, columns: Columns, label_base: int | None
+) -> tuple[str, ...]:
+    """The class names that the labels of a table make."""
     builder, rows = WrittenBuilder(), 0
     for batch in table.read([columns.label]):
         builder.add(as_label(source, batch.column(0), rows))
