@@ -60,6 +60,25 @@ MODELS = {
 }
 
 
+MODERNBERT_SIZES = {
+    **{name: size for name, size in SIZES.items() if name != "initializer_range"},
+    "pad_token_id": 1,
+    "cls_token_id": 0,
+    "bos_token_id": 0,
+    "sep_token_id": 2,
+    "eos_token_id": 2,
+    "global_attn_every_n_layers": 2,
+    "local_attention": 12,
+    "initializer_range": 0.3,
+}
+POOLED = (transformers.ModernBertForMaskedLM, transformers.ModernBertConfig)
+MODERN_MODELS = {
+    "modernbert": (*POOLED, MODERNBERT_SIZES),
+    "modernbert with mean": (*POOLED, {**MODERNBERT_SIZES, "classifier_pooling": "mean"}),
+}
+ALL = {**MODELS, **MODERN_MODELS}
+
+
 @pytest.fixture(scope="module")
 def base_of(tmp_path_factory):
     """Makes a tiny random checkpoint of a family, once, and gives it as a frozen base."""
@@ -68,7 +87,7 @@ def base_of(tmp_path_factory):
     def make(family: str, precision: str = "float32") -> paths.Base:
         if family not in made:
             folder = tmp_path_factory.mktemp("family") / "model"
-            model, config, sizes = MODELS[family]
+            model, config, sizes = ALL[family]
             torch.manual_seed(11)
             model(config(**sizes)).save_pretrained(folder)
             checkpoint = checkpoints.locate(str(folder), None, weights=True)
@@ -161,9 +180,34 @@ def test_logits_and_gradients(base_of, family, targets, layers, head):
     assert min(float(gradient.abs().max()) for gradient in gradients.values()) > 1e-6
 
 
-@pytest.mark.parametrize("family", MODELS)
+MODERN = ("attn.Wqkv", "attn.Wo", "mlp.Wi", "mlp.Wo")
+
+
+@pytest.mark.parametrize("family", ["modernbert", "modernbert with mean"])
+@pytest.mark.parametrize(
+    ("targets", "layers", "head"),
+    [
+        (("attn.Wqkv",), (2, 3), "full"),
+        (MODERN, (0, 1, 2, 3), "full"),
+        (MODERN, (3,), "output"),
+        (("mlp.Wi",), (0, 2), "output"),
+    ],
+)
+def test_modernbert(base_of, family, targets, layers, head):
+    selection = Selection(targets, layers, 4, {layers[-1]: 6}, "none", head)
+    engine, reference = both(base_of(family), selection)
+    texts, rows = texts_of(RAGGED), np.array([3, 0, 1, 2, 6, 5])
+    logits, gradients = gradients_of(engine, texts, rows)
+    expected, expected_gradients = gradients_of(reference, texts, rows)
+    assert described(engine) == described(reference)
+    assert float((logits - expected).abs().max()) < 1e-5
+    assert largest_difference(gradients, expected_gradients) < 1e-5
+    assert min(float(gradient.abs().max()) for gradient in gradients.values()) > 1e-6
+
+
+@pytest.mark.parametrize("family", ALL)
 def test_both_paths_begin_with_the_same_numbers(base_of, family):
-    selection = Selection(SIX, (1, 3), 4, {}, "none", "full")
+    selection = Selection(("all",), (1, 3), 4, {}, "none", "full")
     low_rank = LowRank(16, 0.0, False)
     states = [
         paths.fresh(
@@ -182,8 +226,8 @@ def test_both_paths_begin_with_the_same_numbers(base_of, family):
     data=st.data(),
 )
 def test_packed_equals_padded_equals_one_at_a_time(base_of, lengths, seed, data):
-    family = data.draw(st.sampled_from(list(MODELS)))
-    engine, reference = both(base_of(family), Selection(SIX, (1, 3), 3, {}, "none", "full"))
+    family = data.draw(st.sampled_from(list(ALL)))
+    engine, reference = both(base_of(family), Selection(("all",), (1, 3), 3, {}, "none", "full"))
     texts = texts_of(lengths, seed)
     rows = np.array(data.draw(st.permutations(range(len(lengths)))))
     with torch.no_grad():
@@ -205,9 +249,10 @@ def test_cached_prefix_equals_computed_prefix(base_of):
     assert largest_difference(gradients, expected_gradients) < 1e-5
 
 
-@pytest.mark.parametrize("family", ["roberta", "bert", "distilbert"])
+@pytest.mark.parametrize("family", ["roberta", "bert", "distilbert", "modernbert"])
 def test_bfloat16_is_no_further_from_float32_than_transformers_is(base_of, family):
-    selection = Selection(("query", "value"), (2, 3), 4, {}, "none", "full")
+    # All layers: where a prefix is frozen, the cache rounds the stream once more.
+    selection = Selection(("all",), (0, 1, 2, 3), 4, {}, "none", "full")
     exact, _ = both(base_of(family), selection)
     engine, reference = both(base_of(family, "bfloat16"), selection)
     texts = texts_of([20, 33, 5, 19, 40, 62, 11, 27] * 8)

@@ -130,10 +130,9 @@ def read_adapter(folder: Path, shape: Shape) -> ReadAdapter:
             continue
         else:
             head[name.removeprefix(FILE_PREFIX)] = tensor.float()
-    wanted = {f"{layer.path}.{part}" for layer in shape.head for part in ("weight", "bias")}
-    if set(head) != wanted:
-        odd = sorted(set(head) ^ wanted)[0]
-        raise Obstacle(f"the adapter's file holds other modules than the head: {odd}")
+    modules = {name.rpartition(".")[0] for name in head}
+    if odd := sorted(modules ^ {layer.path for layer in shape.head}):
+        raise Obstacle(f"the adapter's file holds other modules than the head: {odd[0]}")
     return ReadAdapter(updates, head, config_to_json(config))
 
 

@@ -54,6 +54,7 @@ class Ragged:
         first_B: token 0 of each text.
         token_P: the token at each place of the padded view; padding repeats a text's first.
         place_T: the place of each token.
+        within_T: how far from its text's beginning each token stands.
         groups: the padded view's parts.
     """
 
@@ -61,6 +62,7 @@ class Ragged:
     first_B: torch.Tensor
     token_P: torch.Tensor
     place_T: torch.Tensor
+    within_T: torch.Tensor
     groups: tuple[Group, ...]
 
 
@@ -97,25 +99,31 @@ def ragged(offsets: np.ndarray, device: torch.device) -> Ragged:
         first_B=torch.from_numpy(offsets[:-1].astype(np.int64)).to(device),
         token_P=torch.from_numpy(np.concatenate(tokens)).to(device),
         place_T=torch.from_numpy(place_T).to(device),
+        within_T=torch.from_numpy(np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths_B)).to(
+            device
+        ),
         groups=tuple(groups),
     )
 
 
-def attend(qkv_T3D: torch.Tensor, where: Ragged, heads: int) -> torch.Tensor:
+def attend(
+    qkv_T3D: torch.Tensor, where: Ragged, heads: int, window: int | None = None
+) -> torch.Tensor:
     """Self-attention of every token over its own text (Vaswani et al. 2017, section 3.2.1).
 
     Args:
         qkv_T3D: queries, keys and values, side by side.
         where: the texts.
         heads: H.
+        window: how many tokens on either side a token sees; None sees the whole text.
 
     Returns:
         The heads' contexts, side by side, `[T, D]`.
     """
     if qkv_T3D.is_cuda and qkv_T3D.dtype != torch.float32:
-        return _varlen(qkv_T3D, where, heads)
+        return _varlen(qkv_T3D, where, heads, window)
     context_TD: torch.Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
-        qkv_T3D, where, heads
+        qkv_T3D, where, heads, window
     )
     return context_TD
 
@@ -140,14 +148,15 @@ def attend_first(
     return mixed_BHE
 
 
-def _varlen(qkv_T3D: torch.Tensor, where: Ragged, heads: int) -> torch.Tensor:
-    """PyTorch's variable-length kernel: CUDA, 16 bits."""
+def _varlen(qkv_T3D: torch.Tensor, where: Ragged, heads: int, window: int | None) -> torch.Tensor:
+    """PyTorch's variable-length kernel: CUDA, 16 bits. Not run on a GPU yet."""
     from torch.nn.attention.varlen import varlen_attn
 
     query, key, value = qkv_T3D.view(qkv_T3D.shape[0], 3, heads, -1).unbind(1)
     ends = torch.from_numpy(where.offsets.astype(np.int32)).to(qkv_T3D.device)
     longest = int(np.diff(where.offsets).max())
-    context: Any = varlen_attn(query, key, value, ends, ends, longest, longest)
+    sides = (-1, -1) if window is None else (window, window)
+    context: Any = varlen_attn(query, key, value, ends, ends, longest, longest, window_size=sides)
     return context.reshape(qkv_T3D.shape[0], -1)  # type: ignore[no-any-return]
 
 
@@ -159,7 +168,9 @@ class _Attention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, qkv_T3D: torch.Tensor, where: Ragged, heads: int) -> torch.Tensor:
+    def forward(
+        ctx: Any, qkv_T3D: torch.Tensor, where: Ragged, heads: int, window: int | None
+    ) -> torch.Tensor:
         qkv_P3D = qkv_T3D.index_select(0, where.token_P)
         width = qkv_T3D.shape[1] // 3
         scale = (width // heads) ** -0.5
@@ -167,8 +178,9 @@ class _Attention(torch.autograd.Function):
         saved: list[torch.Tensor] = []
         for group in where.groups:
             query, key, value = _split_heads(qkv_P3D[group.places], group, 3, heads)
-            scores = torch.bmm(query, key.transpose(1, 2)).float().mul_(scale)
-            _hide_padding(scores, group, heads)
+            # In 16 bits the products themselves would round the scores.
+            scores = torch.bmm(query.float() * scale, key.float().transpose(1, 2))
+            _hide(scores, group, heads, window)
             probabilities = scores.softmax(-1).to(qkv_T3D.dtype)
             _merge_heads(torch.bmm(probabilities, value), group, heads, context_PD[group.places])
             saved += [query, key, value, probabilities]
@@ -198,7 +210,7 @@ class _Attention(torch.autograd.Function):
             )
             for part, columns in zip(parts, qkv_P3D[group.places].split(width, 1), strict=True):
                 _merge_heads(part, group, ctx.heads, columns)
-        return qkv_P3D.index_select(0, where.place_T), None, None
+        return qkv_P3D.index_select(0, where.place_T), None, None, None
 
 
 class _FirstAttention(torch.autograd.Function):
@@ -251,11 +263,17 @@ def _softmax_backward(toward: torch.Tensor, probabilities: torch.Tensor) -> torc
     return torch._softmax_backward_data(toward, probabilities, -1, toward.dtype)
 
 
-def _hide_padding(scores: torch.Tensor, group: Group, heads: int) -> None:
-    """Scores `[G * H, L, L]` of keys that are padding become minus infinity."""
+def _hide(scores: torch.Tensor, group: Group, heads: int, window: int | None) -> None:
+    """Scores `[G * H, L, L]` of keys that are padding, or out of sight, become minus infinity."""
     if group.padding_GL is not None:
         by_text = scores.view(group.size, heads, group.longest, group.longest)
         by_text.masked_fill_(group.padding_GL[:, None, None, :], float("-inf"))
+    if window is not None and group.longest > window:
+        places = torch.arange(group.longest, device=scores.device)
+        far = (places[:, None] - places).abs() > window
+        # A place of padding may see padding alone: its softmax would not be a number.
+        far.fill_diagonal_(False)
+        scores.masked_fill_(far, float("-inf"))
 
 
 def _split_heads(

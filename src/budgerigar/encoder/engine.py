@@ -126,9 +126,7 @@ class PackedClassifier:
         pooled = self._lowest == self._frozen.depth
         offsets = np.arange(len(texts) + 1) if pooled else np.asarray(texts.offsets)
         sixteen = self._frozen.number_type != torch.float32
-        layout = Layout(
-            offsets, self._frozen.weights.word_VD.shape[1], "uint16" if sixteen else "float32"
-        )
+        layout = Layout(offsets, self._frozen.width, "uint16" if sixteen else "float32")
         about = {
             "base": self._identity,
             "layers": self._lowest,

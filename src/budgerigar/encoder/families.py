@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from budgerigar.encoder.budget import Selection, select
+from budgerigar.encoder.budget import Selection
 from budgerigar.encoder.dropout import Dropouts
 from budgerigar.encoder.shape import ATTENTION_DROPOUTS, Shape, classifier_config
 
 if TYPE_CHECKING:
     from budgerigar.encoder.checkpoints import Checkpoint
 
+MODERNBERT = "modernbert"
+"""A family of its own; see `modernbert`."""
 ACTIVATIONS = ("gelu", "relu")
 """Feed-forward activations that the engine computes, by transformers' names."""
 
@@ -153,9 +155,6 @@ def obstacle(checkpoint: Checkpoint, shape: Shape, selection: Selection, dropout
         return why
     if selection.bias != "none":
         return "biases are trained"
-    family = FAMILIES[shape.family]
-    if strange := sorted({m.name for _, m in select(shape, selection)} - set(family.layer)):
-        return f"an update of {strange[0]} is asked for"
     rate = dropouts.attention
     if rate is None:
         rate = _attention_dropout(classifier_config(checkpoint, len(shape.head)))
@@ -166,9 +165,11 @@ def obstacle(checkpoint: Checkpoint, shape: Shape, selection: Selection, dropout
 
 def unknown_architecture(checkpoint: Checkpoint, shape: Shape) -> str:
     """What the engine does not know of a model; an empty string where it knows all."""
+    config = classifier_config(checkpoint, len(shape.head))
+    if shape.family == MODERNBERT:
+        return _unknown_in_modernbert(config)
     if shape.family not in FAMILIES:
         return f"the engine does not know {shape.family}"
-    config = classifier_config(checkpoint, len(shape.head))
     activation = getattr(config, FAMILIES[shape.family].hidden_activation)
     if activation not in ACTIVATIONS:
         return f"the engine does not know the activation {activation}"
@@ -176,6 +177,16 @@ def unknown_architecture(checkpoint: Checkpoint, shape: Shape) -> str:
         return f"the engine does not know {config.position_embedding_type} positions"
     if getattr(config, "is_decoder", False):
         return "the model is a decoder"
+    return ""
+
+
+def _unknown_in_modernbert(config: Any) -> str:
+    for activation in (config.hidden_activation, config.classifier_activation):
+        if activation != "gelu":
+            return f"the engine does not know the activation {activation}"
+    for rope in config.rope_parameters.values():
+        if rope["rope_type"] != "default":
+            return f"the engine does not know {rope['rope_type']} positions"
     return ""
 
 

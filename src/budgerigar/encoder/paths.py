@@ -11,22 +11,25 @@ from typing import Any
 
 import torch
 
-from budgerigar.encoder import adapter_files, hardware, reference, weights
+from budgerigar.encoder import adapter_files, hardware, modernbert, reference, weights
 from budgerigar.encoder.adapter_files import Obstacle
 from budgerigar.encoder.budget import Selection, select
 from budgerigar.encoder.checkpoints import Checkpoint
 from budgerigar.encoder.dropout import Dropouts
 from budgerigar.encoder.engine import Adapter, PackedClassifier
-from budgerigar.encoder.families import FAMILIES, Family, obstacle, unknown_architecture
+from budgerigar.encoder.families import (
+    FAMILIES,
+    MODERNBERT,
+    Family,
+    obstacle,
+    unknown_architecture,
+)
 from budgerigar.encoder.initial import FILE_PREFIX, draw_head, draw_updates
 from budgerigar.encoder.interface import Encoder
 from budgerigar.encoder.lora import Factors, LowRank
-from budgerigar.encoder.model import Head, Numbers, PackedEncoder
-from budgerigar.encoder.shape import Shape, classifier_config
-from budgerigar.encoder.weights import Linear
-from budgerigar.errors import ModelError
-
-HEAD_PARTS = ("weight", "bias")
+from budgerigar.encoder.model import PackedEncoder
+from budgerigar.encoder.postnorm import Numbers, PostNormEncoder
+from budgerigar.encoder.shape import Shape, classifier_config, meta_classifier
 
 
 @dataclass(frozen=True)
@@ -88,16 +91,10 @@ def fresh(
             device=base.device,
         )
     generator = torch.Generator().manual_seed(seed)
-    family = FAMILIES[shape.family]
-    head = _empty_head(shape, family, base.classes)
+    head = _head_of(base.checkpoint, shape, base.classes)
     draw_head(head.items(), config.initializer_range, generator)
     drawn = draw_updates(shape, selection, generator)
-    trained_head = {
-        f"{layer.path}.{part}"
-        for layer in shape.head
-        if selection.head == "full" or layer.output
-        for part in HEAD_PARTS
-    }
+    trained = {layer.path for layer in shape.head if selection.head == "full" or layer.output}
     updates = {
         (layer, matrix.name): Factors(
             _parameter(drawn[f"{FILE_PREFIX}{matrix.path}.lora_A.weight"], base.device),
@@ -108,7 +105,9 @@ def fresh(
         for layer, matrix in select(shape, selection)
     }
     head = {
-        name: _parameter(tensor, base.device) if name in trained_head else tensor.to(base.device)
+        name: _parameter(tensor, base.device)
+        if name.rpartition(".")[0] in trained
+        else tensor.to(base.device)
         for name, tensor in head.items()
     }
     peft_config = adapter_files.peft_config(base.checkpoint, shape, selection, low_rank)
@@ -156,21 +155,17 @@ def _packed(
     peft_config: Mapping[str, object],
     prefix_dropout: bool,
 ) -> PackedClassifier:
-    family = FAMILIES[base.shape.family]
     number_type = hardware.SIXTEEN_BITS.get(base.precision, torch.float32)
-    loaded = weights.load(base.checkpoint, family, base.shape.depth, number_type, base.device)
-    frozen = PackedEncoder(loaded, family, _numbers(family, config))
-
-    def linear(path: str) -> Linear:
-        if f"{path}.weight" in head:
-            return Linear(head[f"{path}.weight"], head[f"{path}.bias"])
-        if loaded.pooler is None:
-            raise ModelError(
-                f"model {base.checkpoint.name} lacks {path}",
-                remedy="fetch the checkpoint again, or choose another",
-            )
-        return loaded.pooler
-
+    frozen: PackedEncoder
+    kept: Mapping[str, torch.Tensor] = {}
+    if base.shape.family == MODERNBERT:
+        frozen = modernbert.load(base.checkpoint, config, number_type, base.device)
+    else:
+        family = FAMILIES[base.shape.family]
+        depth = base.shape.depth
+        loaded = weights.load(base.checkpoint, family, depth, number_type, base.device)
+        frozen = PostNormEncoder(loaded, family, _numbers(family, config))
+        kept = loaded.pooler
     paths = {
         (layer, matrix.name): f"{FILE_PREFIX}{matrix.path}"
         for layer, of_layer in enumerate(base.shape.layers)
@@ -181,12 +176,9 @@ def _packed(
         named[f"{paths[place]}.lora_A.weight"] = factors.a_RI
         named[f"{paths[place]}.lora_B.weight"] = factors.b_OR
     named.update({f"{FILE_PREFIX}{name}": tensor for name, tensor in head.items()})
+    adapter = Adapter(updates, {**kept, **head}, named, peft_config)
     return PackedClassifier(
-        frozen,
-        Adapter(updates, Head(linear(family.dense), linear(family.output)), named, peft_config),
-        base.precision,
-        base.sha256,
-        prefix_dropout=prefix_dropout,
+        frozen, adapter, base.precision, base.sha256, prefix_dropout=prefix_dropout
     )
 
 
@@ -203,14 +195,14 @@ def _numbers(family: Family, config: Any) -> Numbers:
     )
 
 
-def _empty_head(shape: Shape, family: Family, classes: int) -> dict[str, torch.Tensor]:
-    """Tensors of the head's layers, in the shape's order."""
-    outputs = {family.dense: shape.width, family.output: classes}
-    found: dict[str, torch.Tensor] = {}
-    for layer in shape.head:
-        found[f"{layer.path}.weight"] = torch.empty(outputs[layer.path], shape.width)
-        found[f"{layer.path}.bias"] = torch.empty(outputs[layer.path])
-    return found
+def _head_of(checkpoint: Checkpoint, shape: Shape, classes: int) -> dict[str, torch.Tensor]:
+    """Empty tensors of the head's layers, in the shape's order."""
+    model = meta_classifier(checkpoint, classes)
+    return {
+        f"{layer.path}.{name}": torch.empty(parameter.shape)
+        for layer in shape.head
+        for name, parameter in model.get_submodule(layer.path).named_parameters(recurse=False)
+    }
 
 
 def _parameter(tensor: torch.Tensor, device: torch.device) -> torch.nn.Parameter:

@@ -2,8 +2,7 @@
 
 An entry is named by the hash of all that decides its content. It is built chunk by chunk
 under another name, goes on where an earlier process stopped, and gets its name only when
-it is whole, so that a reader never meets a part. Every chunk has a check sum, compared
-when the entry is opened.
+it is whole, so that a reader never meets a part.
 """
 
 from __future__ import annotations
@@ -11,22 +10,22 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import itertools
 import json
 import os
+import re
 import shutil
-import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from budgerigar.console import Progress, note, warn
-from budgerigar.errors import BudgieError
-from budgerigar.files import append_line, read_lines, write_json
+from budgerigar.console import note, warn
+from budgerigar.encoder.rows import CHUNKS, DATA, check_sums, compute_rows, map_rows
+from budgerigar.encoder.rows import Layout as Layout
+from budgerigar.errors import BudgieError, RunError
+from budgerigar.files import write_json
 
 FOLDER_VARIABLE = "BUDGERIGAR_CACHE"
 LIMIT_VARIABLE = "BUDGERIGAR_CACHE_BYTES"
@@ -34,54 +33,31 @@ LIMIT = 50 * 2**30
 """Bytes that all entries together may take where `LIMIT_VARIABLE` says nothing else."""
 SPARE = 1.05
 """Free disk that an entry needs, over its own size."""
-CHUNK_ROWS = 16_384
-"""Rows that a chunk has at least: it is what a stopped build loses at most."""
-DATA, META, CHUNKS, PART, LOCK = "rows.bin", "meta.json", "chunks.jsonl", ".part", ".lock"
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The form of an entry.
-
-    Attributes:
-        offsets: first row of each text, and the end, `[B + 1]`.
-        width: values of a row.
-        number_type: numpy's name of a value; 16-bit floats are kept as `uint16`.
-    """
-
-    offsets: np.ndarray
-    width: int
-    number_type: str
-
-    @property
-    def size(self) -> int:
-        """Bytes of all rows."""
-        return int(self.offsets[-1]) * self.width * np.dtype(self.number_type).itemsize
-
-    def chunks(self) -> list[tuple[int, int]]:
-        """Ranges of texts that are computed and checked together."""
-        bounds = [0]
-        for text in range(1, len(self.offsets)):
-            rows = self.offsets[text] - self.offsets[bounds[-1]]
-            if rows >= CHUNK_ROWS or text == len(self.offsets) - 1:
-                bounds.append(text)
-        return list(itertools.pairwise(bounds))
+FORMAT = 1
+"""Part of every name: another number for another form or computation of the rows."""
+META, PART, LOCK = "meta.json", ".part", ".lock"
+NAME = re.compile(rf"([0-9a-f]{{32}})({re.escape(PART)})?")
+"""Folders that are entries: nothing else in the cache's folder is ever removed."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A finished entry, as `budgie cache list` shows it.
+    """An entry as `budgie cache list` shows it.
 
     Attributes:
-        name: hash of what it was computed from.
-        about: what it was computed from.
-        size: bytes.
-        used: when it was last opened, seconds since 1970.
+        name: hash of what it is computed from.
+        about: what it is computed from; empty where its record is damaged.
+        whole: False where its computation was stopped, or is going on.
+        size: bytes of rows on the disk.
+        claimed: bytes of rows when it is whole.
+        used: when it was last opened or added to, seconds since 1970.
     """
 
     name: str
     about: dict[str, Any]
+    whole: bool
     size: int
+    claimed: int
     used: float
 
 
@@ -89,14 +65,16 @@ class PrefixCache:
     """A folder of entries with a limit in bytes.
 
     Args:
-        folder: where; `~/.cache/budgerigar`, or what `BUDGERIGAR_CACHE` says, where None.
+        folder: where; what `BUDGERIGAR_CACHE` says, else `~/.cache/budgerigar`, where None.
         limit: bytes; the least recently used entries make room for new ones.
+
+    Raises:
+        BudgieError: when `BUDGERIGAR_CACHE_BYTES` is not a number.
     """
 
     def __init__(self, folder: Path | None = None, limit: int | None = None) -> None:
-        named = os.environ.get(FOLDER_VARIABLE)
-        home = Path(named).expanduser() if named else Path("~/.cache/budgerigar").expanduser()
-        self.folder = folder or home
+        named = os.environ.get(FOLDER_VARIABLE) or "~/.cache/budgerigar"
+        self.folder = folder or Path(named).expanduser()
         self.limit = limit if limit is not None else _limit_from_environment()
 
     def open(
@@ -108,6 +86,8 @@ class PrefixCache:
     ) -> np.ndarray | None:
         """An entry's rows, mapped into memory, computed where they are not there yet.
 
+        As long as the array lives, the entry makes room for no other.
+
         Args:
             about: all that decides the content, ready for JSON.
             layout: its form.
@@ -117,54 +97,82 @@ class PrefixCache:
         Returns:
             `[rows, width]`, or None where the disk or the limit has no room, which is said.
         """
-        name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
+        key = json.dumps({"format": FORMAT, "about": about}, sort_keys=True)
+        name = hashlib.sha256(key.encode()).hexdigest()[:32]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with self._locked(name):
                 if not self._is_whole(name, layout):
-                    if not self._make_room(layout.size):
+                    if lacking := self._make_room(name, layout.size):
+                        self._without(lacking)
                         return None
                     self._build(name, about, layout, compute, label)
-                os.utime(self.folder / name / META)
-                return self._map(self.folder / name / DATA, layout)
-        except OSError as error:
-            shutil.rmtree(self.folder / f"{name}{PART}", ignore_errors=True)
-            self._without(f"{self.folder} cannot hold it ({error.strerror or error})")
+                with contextlib.suppress(OSError):  # It may belong to another user.
+                    os.utime(self.folder / name / META)
+                return map_rows(self.folder / name / DATA, layout)
+        except (OSError, RunError) as error:
+            why = error.why if isinstance(error, RunError) else error.strerror
+            self._without(f"{self.folder} cannot hold it ({why or error})")
             return None
 
     def entries(self) -> list[Entry]:
-        """The finished entries, the most recently used first."""
+        """All entries, finished or not, the most recently used first."""
         found = []
-        for meta in self.folder.glob(f"*/{META}"):
-            if meta.parent.suffix == PART:
-                continue
-            with contextlib.suppress(OSError, ValueError, KeyError):
-                about = json.loads(meta.read_text(encoding="utf-8"))["about"]
-                size = sum(file.stat().st_size for file in meta.parent.iterdir())
-                found.append(Entry(meta.parent.name, about, size, meta.stat().st_mtime))
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
+            with contextlib.suppress(OSError):  # Another process may be removing it.
+                if (match := NAME.fullmatch(path.name)) and path.is_dir():
+                    found.append(_entry(path, name=match[1], whole=match[2] is None))
         return sorted(found, key=lambda entry: -entry.used)
 
-    def clear(self) -> int:
-        """Removes every entry, finished or not; gives the bytes that it freed."""
-        freed = 0
-        for path in self.folder.glob("*"):
-            if path.is_dir() and ((path / DATA).exists() or (path / META).exists()):
-                freed += sum(file.stat().st_size for file in path.iterdir())
-                shutil.rmtree(path, ignore_errors=True)
-            elif path.suffix == LOCK:
-                path.unlink(missing_ok=True)
-        return freed
+    def clear(self) -> tuple[int, int]:
+        """Removes every entry, finished or not, that no process computes or reads.
+
+        Returns:
+            Bytes that it freed, and how many entries are in use and stay.
+
+        Raises:
+            BudgieError: when the folder's content cannot be removed.
+        """
+        freed = staying = 0
+        try:
+            for entry in self.entries():
+                removed = self._remove(entry)
+                freed += entry.size if removed else 0
+                staying += not removed
+            for path in self.folder.glob(f"*{LOCK}"):
+                if NAME.fullmatch(path.stem):
+                    with self._locked(path.stem, wait=False):
+                        pass  # Letting go of a lock removes its file.
+        except OSError as error:
+            raise BudgieError(
+                f"{self.folder} could not be cleared",
+                why=error.strerror or str(error),
+                remedy="it may belong to another user",
+            ) from error
+        return freed, staying
 
     @contextlib.contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
-        """Holds an entry's lock; the kernel lets go of it when the process dies."""
-        with (self.folder / f"{name}{LOCK}").open("a") as handle:
+    def _locked(self, name: str, *, wait: bool = True) -> Iterator[bool]:
+        """Holds an entry's lock, if need be after a wait; gives whether it does.
+
+        The kernel lets go of it when the process dies; else its file goes with it.
+        """
+        path = self.folder / f"{name}{LOCK}"
+        with contextlib.ExitStack() as handles:
+            while True:
+                handle = handles.enter_context(path.open("a"))
+                if not _lock(handle, wait):
+                    yield False
+                    return
+                # Whoever held it before removed its file: a lock on that one is worth nothing.
+                with contextlib.suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(handle.fileno()), path.stat()):
+                        break
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                note("waiting for another process that computes the same frozen layers")
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
+                yield True
+            finally:
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
     def _is_whole(self, name: str, layout: Layout) -> bool:
         """Whether an entry is there with the content that was written; a damaged one goes."""
@@ -173,29 +181,60 @@ class PrefixCache:
             return False
         try:
             sums = json.loads((folder / META).read_text(encoding="utf-8"))["sums"]
-            rows = self._map(folder / DATA, layout)
-            if _sums(rows, layout, len(sums)) == sums and len(sums) == len(layout.chunks()):
+            size = (folder / DATA).stat().st_size
+            if size != layout.size:
+                why = f"{size} bytes instead of {layout.size}"
+            elif sums == check_sums(map_rows(folder / DATA, layout), layout):
                 return True
-            why = "its content does not match its check sum"
-        except (OSError, ValueError, KeyError) as error:
+            else:
+                why = "their content does not match its check sums"
+        except OSError as error:
             why = str(error)
-        warn(f"the cached frozen layers in {folder} are damaged ({why}); computing them again")
+        except (ValueError, KeyError, TypeError):
+            why = f"{META} is not what was written there"
+        warn(f"the cached frozen layers in {folder} are damaged: {why}; computing them again")
         shutil.rmtree(folder)
         return False
 
-    def _make_room(self, size: int) -> bool:
-        """Evicts least recently used entries; whether `size` bytes then fit."""
-        if size > self.limit:
-            self._without(f"it takes {_gigabytes(size)}, the limit is {_gigabytes(self.limit)}")
-            return False
-        kept = self.entries()
-        while kept and sum(entry.size for entry in kept) + size > self.limit:
-            shutil.rmtree(self.folder / kept.pop().name, ignore_errors=True)
+    def _make_room(self, name: str, size: int) -> str:
+        """Removes least recently used entries until a new one fits; why it cannot, else empty."""
+        found = self.entries()
+        kept = [entry for entry in found if entry.name != name]
+        need = size * SPARE - sum(entry.size for entry in found if entry.name == name)
         free = shutil.disk_usage(self.folder).free
-        if free < size * SPARE:
-            self._without(f"it takes {_gigabytes(size)}, {self.folder} has {_gigabytes(free)} free")
-            return False
-        return True
+        room_at_best = free + sum(entry.size for entry in kept)
+        if size <= self.limit and need <= room_at_best:
+            for entry in reversed(kept.copy()):
+                taken = sum(one.claimed for one in kept)
+                if taken + size <= self.limit and need <= free:
+                    break
+                with contextlib.suppress(OSError):  # It may belong to another user.
+                    if self._remove(entry):
+                        kept.remove(entry)
+                        free = shutil.disk_usage(self.folder).free
+        taken = sum(entry.claimed for entry in kept)
+        if size > self.limit:
+            return f"it takes {human_size(size)}, the limit is {human_size(self.limit)}"
+        if need > free:
+            return f"it takes {human_size(size)}, {self.folder} has {human_size(free)} free"
+        if taken + size > self.limit:
+            return (
+                f"it takes {human_size(size)}, and what is in use takes {human_size(taken)} "
+                f"of the limit, {human_size(self.limit)}"
+            )
+        return ""
+
+    def _remove(self, entry: Entry) -> bool:
+        """Removes an entry, unless a process computes or reads it; gives whether it did."""
+        folder = self.folder / (entry.name if entry.whole else f"{entry.name}{PART}")
+        with self._locked(entry.name, wait=False) as ours:
+            if not ours:
+                return False
+            with contextlib.suppress(FileNotFoundError), (folder / DATA).open("r+b") as rows:
+                if not _lock(rows, wait=False):
+                    return False
+            shutil.rmtree(folder)
+            return True
 
     def _build(
         self,
@@ -205,45 +244,18 @@ class PrefixCache:
         compute: Callable[[int, int], np.ndarray],
         label: str,
     ) -> None:
-        part, start = self.folder / f"{name}{PART}", time.monotonic()
-        part.mkdir(exist_ok=True)
-        chunks = layout.chunks()
-        data, log = part / DATA, part / CHUNKS
-        recorded = [int(line["sum"]) for line in read_lines(log)]
-        with data.open("r+b" if data.exists() else "w+b") as file:
-            file.truncate(layout.size)
-            rows = self._map(data, layout)
-            found = _sums(rows, layout, min(len(recorded), len(chunks)))
-            sums: list[int] = []
-            for one, expected in zip(found, recorded, strict=False):
-                if one != expected:
-                    break
-                sums.append(one)
-            if len(sums) < len(recorded):
-                log.unlink()
-                for one in sums:
-                    append_line(log, {"sum": one})
-            before = chunks[len(sums)][0] if len(sums) < len(chunks) else 0
-            with Progress(f"frozen layers of {label}", len(layout.offsets) - 1, before) as bar:
-                for first, last in chunks[len(sums) :]:
-                    content = np.ascontiguousarray(compute(first, last)).tobytes()
-                    file.seek(int(layout.offsets[first]) * rows.strides[0])
-                    file.write(content)
-                    file.flush()
-                    sums.append(zlib.crc32(content))
-                    append_line(log, {"sum": sums[-1]})
-                    bar.update(last)
-            os.fsync(file.fileno())
-        seconds = round(time.monotonic() - start, 3)
-        write_json(part / META, {"about": dict(about), "sums": sums, "seconds": seconds})
-        log.unlink(missing_ok=True)
-        part.replace(self.folder / name)
-
-    def _map(self, path: Path, layout: Layout) -> np.ndarray:
-        if path.stat().st_size != layout.size:
-            raise ValueError(f"it has {path.stat().st_size} bytes instead of {layout.size}")
-        shape = (int(layout.offsets[-1]), layout.width)
-        return np.memmap(path, layout.number_type, mode="r", shape=shape)
+        """Computes an entry, or what a stopped process left to compute; then names it."""
+        part = self.folder / f"{name}{PART}"
+        try:
+            part.mkdir(exist_ok=True)
+            write_json(part / META, {"about": dict(about)})
+            sums = compute_rows(part, layout, compute, label)
+            write_json(part / META, {"about": dict(about), "sums": sums})
+            part.replace(self.folder / name)
+            (self.folder / name / CHUNKS).unlink()
+        except (OSError, RunError):
+            shutil.rmtree(part, ignore_errors=True)
+            raise
 
     def _without(self, why: str) -> None:
         note(
@@ -252,31 +264,49 @@ class PrefixCache:
         )
 
 
-def _sums(rows: np.ndarray, layout: Layout, count: int) -> list[int]:
-    """Check sums of the first chunks."""
-    return [
-        zlib.crc32(rows[layout.offsets[first] : layout.offsets[last]].data)
-        for first, last in layout.chunks()[:count]
-    ]
+def human_size(size: float) -> str:
+    """Bytes for people: `1.50 GiB`."""
+    for unit in ("bytes", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.2f} {unit}"
+        size /= 1024
+    return f"{size:.2f} GiB"
 
 
-def _gigabytes(size: float) -> str:
-    return f"{size / 2**30:.2f} GiB"
+def _lock(handle: IO[Any], wait: bool) -> bool:
+    """Takes a file for this process alone, if need be after a wait; gives whether it did."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if not wait:
+            return False
+        note("waiting for another process that computes or checks the same frozen layers")
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    return True
+
+
+def _entry(path: Path, name: str, whole: bool) -> Entry:
+    try:
+        about = dict(json.loads((path / META).read_text(encoding="utf-8"))["about"])
+    except (OSError, ValueError, KeyError, TypeError):
+        about = {}
+    status = {file.name: file.stat() for file in path.iterdir()}
+    rows = status.get(DATA)
+    claimed = rows.st_size if rows else 0
+    # An unfinished file has its full length from the start; what is not written takes no disk.
+    size = min(claimed, rows.st_blocks * 512) if rows and not whole else claimed
+    used = max(one.st_mtime for one in (path.stat(), *status.values()))
+    return Entry(name, about, whole, size, claimed, used)
 
 
 def _limit_from_environment() -> int:
     text = os.environ.get(LIMIT_VARIABLE, "")
     if not text:
         return LIMIT
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit()):
         raise BudgieError(
             f"{LIMIT_VARIABLE} is {text!r}",
             why="it is a number of bytes",
-            remedy="such as 20000000000",
+            remedy="give one such as 20000000000",
         )
     return int(text)
-
-
-def to_json(entries: list[Entry]) -> list[dict[str, Any]]:
-    """Entries for programs."""
-    return [asdict(entry) for entry in entries]

@@ -6,7 +6,7 @@ part.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -31,12 +31,12 @@ class Linear:
     """A frozen product: weight `[O, I]` and bias `[O]` in the number type of products."""
 
     weight: torch.Tensor
-    bias: torch.Tensor
+    bias: torch.Tensor | None
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer; `qkv` is query, key and value one below another, `[3D, D]`."""
+    """A layer; `qkv` is query, key and value one below another, `[3D, D]`, with biases."""
 
     qkv: Linear
     attention_output: Linear
@@ -55,7 +55,7 @@ class Weights:
         type_D: the embedding of token type 0, zeros where the family has none.
         norm: of the embeddings.
         layers: from the embeddings up.
-        pooler: the head's first layer where the checkpoint holds one, float32.
+        pooler: the head's first layer by path and part, float32, where the checkpoint holds it.
     """
 
     word_VD: torch.Tensor
@@ -63,7 +63,7 @@ class Weights:
     type_D: torch.Tensor
     norm: Norm
     layers: tuple[Layer, ...]
-    pooler: Linear | None
+    pooler: Mapping[str, torch.Tensor]
 
 
 def load(
@@ -78,7 +78,7 @@ def load(
     Raises:
         ModelError: when a tensor is missing or the files cannot be read.
     """
-    with _reader(checkpoint, family.base) as read:
+    with open_tensors(checkpoint, family.base) as read:
 
         def linear(*paths: str) -> Linear:
             weights = [read(f"{path}.weight").to(number_type) for path in paths]
@@ -124,21 +124,31 @@ _OLD_PARTS = {"weight": "gamma", "bias": "beta"}
 """Names of LayerNorm's tensors in checkpoints that were converted from TensorFlow."""
 
 
-def _pooler(family: Family, read: Any, device: torch.device) -> Linear | None:
+def _pooler(family: Family, read: Any, device: torch.device) -> dict[str, torch.Tensor]:
     """The part of the head that lies inside the encoder, where the checkpoint has it."""
     path = family.dense.removeprefix(f"{family.base}.")
     if path == family.dense:
-        return None
+        return {}
     try:
-        parts = [read(f"{path}.{part}").float().to(device) for part in _NORM_PARTS]
+        return {
+            f"{family.dense}.{part}": read(f"{path}.{part}").float().to(device)
+            for part in _NORM_PARTS
+        }
     except ModelError:
-        return None
-    return Linear(*parts)
+        return {}
 
 
 @contextmanager
-def _reader(checkpoint: Checkpoint, base: str) -> Iterator[Any]:
-    """Gives a function from a path below the encoder to a tensor on the CPU."""
+def open_tensors(checkpoint: Checkpoint, base: str) -> Iterator[Any]:
+    """Gives a function from a path below the encoder to a tensor on the CPU.
+
+    Args:
+        checkpoint: whose files are read.
+        base: prefix of the encoder's names, which a checkpoint may leave out.
+
+    Raises:
+        ModelError: when the files cannot be read; the function, when it has no such tensor.
+    """
     from safetensors import SafetensorError, safe_open
 
     with ExitStack() as files:

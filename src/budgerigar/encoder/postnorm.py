@@ -1,0 +1,288 @@
+"""Encoders with post-norm layers: BERT, RoBERTa and their kin.
+
+Layers as in Devlin et al. 2019 (arXiv:1810.04805, appendix A) and Vaswani et al. 2017:
+x1 = norm(x + drop(W_o attention(x))), x2 = norm(x1 + drop(W_2 gelu(W_1 x1))). The stream
+between layers is float32; the inputs of products are of the products' number type.
+
+Shape letters: B texts, T packed tokens of all runs, D hidden width, H heads, K width of a
+head, R rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from budgerigar.encoder.attention import Ragged, attend, attend_first
+from budgerigar.encoder.dropout import keep_scale
+from budgerigar.encoder.families import Family
+from budgerigar.encoder.lora import adapted_linear
+from budgerigar.encoder.model import Head, Member, PackedEncoder, linear, on_device
+from budgerigar.encoder.weights import Layer, Linear, Norm, Weights
+
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "tanh": torch.tanh,
+}
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What a configuration says beside the shapes.
+
+    Attributes:
+        heads: H.
+        epsilon: of every LayerNorm.
+        activation: of the feed-forward part, a key of `ACTIVATIONS`.
+        padding: id of the padding token.
+        hidden_dropout, head_dropout: rates in training.
+    """
+
+    heads: int
+    epsilon: float
+    activation: str
+    padding: int
+    hidden_dropout: float
+    head_dropout: float
+
+
+class PostNormEncoder(PackedEncoder):
+    """BERT, RoBERTa, DistilBERT and those that share their tensors."""
+
+    def __init__(self, weights: Weights, family: Family, numbers: Numbers) -> None:
+        self.weights, self.family, self.numbers = weights, family, numbers
+        self.depth, self.width = len(weights.layers), weights.word_VD.shape[1]
+        self.device, self.number_type = weights.word_VD.device, weights.word_VD.dtype
+        self.hidden_dropout = numbers.hidden_dropout
+
+    def embed(
+        self, ids_T: np.ndarray, offsets: np.ndarray, members: Sequence[Member] = ()
+    ) -> torch.Tensor:
+        """What enters layer 0, `[T, D]` float32."""
+        weights = self.weights
+        positions_T = self._positions(ids_T, offsets)
+        summed_TD = weights.word_VD.index_select(0, on_device(ids_T, self.device)).float()
+        summed_TD += weights.position_PD.index_select(0, on_device(positions_T, self.device))
+        summed_TD += weights.type_D
+        hidden_TD = F.layer_norm(
+            summed_TD, (self.width,), weights.norm.weight, weights.norm.bias, self.numbers.epsilon
+        )
+        keep_TD = self.keep(members, self.width, of_texts=False)
+        if keep_TD is not None:
+            hidden_TD *= keep_TD * keep_scale(self.hidden_dropout)
+        return hidden_TD
+
+    def run_layers(
+        self,
+        hidden_TD: torch.Tensor,
+        where: Ragged,
+        layers: range,
+        members: Sequence[Member] = (),
+    ) -> torch.Tensor:
+        """Goes through some layers with every token, `[T, D]`."""
+        for number in layers:
+            inputs_TD = hidden_TD.to(self.number_type)
+            layer = self.weights.layers[number]
+            uses = self.uses(number, ("query", "key", "value"), members, of_texts=False)
+            qkv_T3D = adapted_linear(inputs_TD, layer.qkv.weight, layer.qkv.bias, uses)
+            context_TD = attend(qkv_T3D, where, self.numbers.heads)
+            hidden_TD = self._after_attention(
+                number, hidden_TD, context_TD, members, of_texts=False
+            )
+        return hidden_TD
+
+    def run_last_layer(
+        self, hidden_TD: torch.Tensor, where: Ragged, members: Sequence[Member] = ()
+    ) -> torch.Tensor:
+        """Token 0 of each text after the last layer, `[B, D]`."""
+        number = self.depth - 1
+        context_BD = self._first_context(number, hidden_TD.to(self.number_type), where, members)
+        first_BD = hidden_TD.index_select(0, where.first_B)
+        return self._after_attention(number, first_BD, context_BD, members, of_texts=True)
+
+    def logits(
+        self, pooled_BD: torch.Tensor, head: Head, stream: np.random.Generator | None
+    ) -> torch.Tensor:
+        """The head on a run's texts, `[B, C]`."""
+        rate = self.numbers.head_dropout
+        if self.family.drop_input:
+            pooled_BD = self.drop(pooled_BD, rate, stream)
+        between_BD = ACTIVATIONS[self.family.activation](linear(pooled_BD, head, self.family.dense))
+        return linear(self.drop(between_BD, rate, stream), head, self.family.output)
+
+    def _positions(self, ids_T: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        lengths_B = np.diff(offsets)
+        if not self.family.positions_after_padding:
+            place_T: np.ndarray = np.arange(len(ids_T)) - np.repeat(offsets[:-1], lengths_B)
+            return place_T
+        # transformers passes over padding ids even where they stand inside a text.
+        padding = self.numbers.padding
+        counted_T = np.cumsum(ids_T != padding)
+        before_B = np.concatenate([[0], counted_T])[offsets[:-1]]
+        within_T = counted_T - np.repeat(before_B, lengths_B)
+        positions_T: np.ndarray = np.where(ids_T == padding, 0, within_T) + padding
+        return positions_T
+
+    def _after_attention(
+        self,
+        number: int,
+        hidden: torch.Tensor,
+        context: torch.Tensor,
+        members: Sequence[Member],
+        *,
+        of_texts: bool,
+    ) -> torch.Tensor:
+        """The rest of a layer, for rows of tokens or of texts."""
+        layer: Layer = self.weights.layers[number]
+
+        def product(inputs: torch.Tensor, name: str, linear: Linear) -> torch.Tensor:
+            uses = self.uses(number, (name,), members, of_texts)
+            return adapted_linear(inputs, linear.weight, linear.bias, uses)
+
+        def add(hidden: torch.Tensor, change: torch.Tensor, drop: bool, norm: Norm) -> torch.Tensor:
+            keep = self.keep(members, self.width, of_texts) if drop else None
+            scale = 1.0 if keep is None else keep_scale(self.hidden_dropout)
+            added: torch.Tensor = _DropAddNorm.apply(  # type: ignore[no-untyped-call]
+                hidden, change, keep, scale, norm, self.numbers.epsilon
+            )
+            return added
+
+        attended = product(context, "attention_output", layer.attention_output)
+        hidden = add(hidden, attended, self.family.drop_attention_output, layer.attention_norm)
+        inner = product(hidden.to(self.number_type), "intermediate", layer.intermediate)
+        inner = ACTIVATIONS[self.numbers.activation](inner)
+        return add(hidden, product(inner, "output", layer.output), True, layer.output_norm)
+
+    def _first_context(
+        self, number: int, x_TD: torch.Tensor, where: Ragged, members: Sequence[Member]
+    ) -> torch.Tensor:
+        """Attention of token 0 alone, without a key or a value for every token.
+
+        scores_h = X (W_k,h^T q_h): the keys' bias is the same for all tokens and drops out of
+        the softmax. context_h = W_v,h (sum_i a_i x_i) + b_v,h. A low-rank update of W_k or W_v
+        adds R features to each token, with their own dropout, and fits the same form.
+        """
+        layer, heads = self.weights.layers[number], self.numbers.heads
+        width = x_TD.shape[1]
+        query, key, value = layer.qkv.weight.split(width)
+        assert layer.qkv.bias is not None
+        query_bias, _, value_bias = layer.qkv.bias.split(width)
+        uses = self.uses(number, ("query",), members, of_texts=True)
+        query_BD = adapted_linear(x_TD.index_select(0, where.first_B), query, query_bias, uses)
+        query_HBK = query_BD.unflatten(1, (heads, -1)).transpose(0, 1)
+        queries = [torch.bmm(query_HBK, key.unflatten(0, (heads, -1)))]
+        features = [x_TD]
+        if added := self._low_rank(number, "key", x_TD, members):
+            features.append(added.low_TR)
+            queries.append(added.times_half(query_HBK, members))
+        if added := self._low_rank(number, "value", x_TD, members):
+            features.append(added.low_TR)
+            queries.append(query_HBK.new_zeros((*query_HBK.shape[:2], added.low_TR.shape[1])))
+        mixed_HBE = attend_first(
+            torch.cat(features, 1),
+            torch.cat(queries, 2).transpose(0, 1).contiguous(),
+            where,
+            (width // heads) ** -0.5,
+        ).transpose(0, 1)
+        value_HDK = value.unflatten(0, (heads, -1)).transpose(1, 2)
+        context_HBK = torch.bmm(mixed_HBE[:, :, :width], value_HDK)
+        if added:
+            low_HBR = mixed_HBE[:, :, -added.low_TR.shape[1] :]
+            context_HBK = context_HBK + added.times_half(low_HBR, members)
+        context_BD: torch.Tensor = context_HBK.transpose(0, 1).flatten(1) + value_bias
+        return context_BD
+
+    def _low_rank(
+        self, number: int, name: str, x_TD: torch.Tensor, members: Sequence[Member]
+    ) -> _ByHead | None:
+        """Updates of the last layer's keys or values, as features of the tokens."""
+        uses = {use.rows.start: use for use in self.uses(number, (name,), members, of_texts=False)}
+        if not uses:
+            return None
+        rank = max(use.factors.a_RI.shape[0] for use in uses.values())
+        low: list[torch.Tensor] = []
+        halves: list[torch.Tensor | None] = []
+        for member in members:
+            use = uses.get(member.tokens.start)
+            if use is None:
+                tokens = member.tokens.stop - member.tokens.start
+                low.append(x_TD.new_zeros((tokens, rank)))
+                halves.append(None)
+                continue
+            a_RI, b_OR = (half.to(x_TD.dtype) for half in (use.factors.a_RI, use.factors.b_OR))
+            missing = (0, rank - a_RI.shape[0])
+            low.append(F.pad(use.input_of(x_TD) @ a_RI.t() * use.scale, missing))
+            halves.append(F.pad(b_OR, missing).unflatten(0, (self.numbers.heads, -1)))
+        return _ByHead(torch.cat(low), halves, transposed=name == "value")
+
+
+@dataclass(frozen=True)
+class _ByHead:
+    """Low-rank updates of keys or values: features `[T, R]` and a half for each run,
+    `[H, K, R]`, which is used transposed on values; None where a run has no update."""
+
+    low_TR: torch.Tensor
+    halves: list[torch.Tensor | None]
+    transposed: bool
+
+    def times_half(self, x_HBX: torch.Tensor, members: Sequence[Member]) -> torch.Tensor:
+        """Each run's texts times its half, head by head."""
+        width = next(
+            half.shape[1 if self.transposed else 2] for half in self.halves if half is not None
+        )
+        parts = []
+        for member, half in zip(members, self.halves, strict=True):
+            own = x_HBX[:, member.texts]
+            if half is None:
+                parts.append(own.new_zeros((*own.shape[:2], width)))
+            else:
+                parts.append(torch.bmm(own, half.transpose(1, 2) if self.transposed else half))
+        return torch.cat(parts, 1)
+
+
+class _DropAddNorm(torch.autograd.Function):
+    """norm(hidden + scale * keep * change), with a norm that does not train."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        change: torch.Tensor,
+        keep: torch.Tensor | None,
+        scale: float,
+        norm: Norm,
+        epsilon: float,
+    ) -> torch.Tensor:
+        added = (change if keep is None else change * keep).float()
+        added = torch.add(hidden, added, alpha=scale)
+        result, mean, deviation = torch.native_layer_norm(
+            added, added.shape[-1:], norm.weight, norm.bias, epsilon
+        )
+        ctx.keep, ctx.scale, ctx.norm, ctx.number_type = keep, scale, norm, change.dtype
+        ctx.save_for_backward(added, mean, deviation)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        added, mean, deviation = ctx.saved_tensors
+        norm: Norm = ctx.norm
+        to_hidden, _, _ = torch.ops.aten.native_layer_norm_backward(
+            gradients[0],
+            added,
+            added.shape[-1:],
+            mean,
+            deviation,
+            norm.weight,
+            norm.bias,
+            [True, False, False],
+        )
+        to_change = (to_hidden * ctx.scale).to(ctx.number_type)
+        if ctx.keep is not None:
+            to_change *= ctx.keep
+        return to_hidden, to_change, None, None, None, None
