@@ -17,6 +17,7 @@ COMMANDS = (
     (),
     *(("train",), ("plan",), ("curves",), ("predict",), ("submit",), ("verify",)),
     *((("recipes",), *(("recipes", verb) for verb in ("list", "show", "copy", "check", "schema")))),
+    *((("cache",), ("cache", "list"), ("cache", "clear"))),
 )
 
 

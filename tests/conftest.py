@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# The models are tiny: two threads would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ("World", "Sports", "Business", "Sci/Tech")
@@ -17,6 +21,15 @@ WORDS = {
     "Sci/Tech": "software planet internet chip virus telescope browser phone data robot".split(),
 }
 OTHER_WORDS = "the a of in on said after from with new two week today late again city".split()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of the tests' own, for them and the processes that they start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BUDGERIGAR_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("BUDGERIGAR_CACHE_BYTES", raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")

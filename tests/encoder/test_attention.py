@@ -1,0 +1,203 @@
+"""Attention over packed texts equals attention over one text at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from budgerigar.encoder import attention
+from budgerigar.encoder.attention import FILL, LARGEST_SCORES, Ragged, attend, attend_first, ragged
+
+CPU = torch.device("cpu")
+HEADS, WIDTH_OF_HEAD = 3, 4
+LENGTHS = st.lists(st.integers(1, 200), min_size=1, max_size=12)
+SHORT = st.lists(st.integers(1, 17), min_size=1, max_size=8)
+TOLERANCE = 1e-12
+HAND = [[1], [5], [200], [1, 1, 1], [4, 4, 4], [9, 1, 16, 2, 16, 12, 13], [1, 200, 1]]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _softmax_in_float64():
+    """Scores go to the softmax as float32; here they stay exact where the rest is."""
+
+    def widened(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "float", widened)
+        yield
+
+
+def offsets_of(lengths: list[int]) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def planned(lengths: list[int]) -> Ragged:
+    return ragged(offsets_of(lengths), CPU)
+
+
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def check_plan(lengths: list[int]) -> None:
+    offsets, where = offsets_of(lengths), planned(lengths)
+    tokens, place = int(offsets[-1]), where.place_T
+    assert torch.equal(where.token_P[place], torch.arange(tokens))
+    assert len(place.unique()) == tokens
+    assert where.first_B.tolist() == offsets[:-1].tolist()
+    seen, end = [], 0
+    for group in where.groups:
+        assert (group.places.start, group.places.stop - end) == (end, group.size * group.longest)
+        end = group.places.stop
+        texts = group.texts.tolist()
+        seen += texts
+        own = [lengths[text] for text in texts]
+        assert max(own) == group.longest
+        assert min(own) >= FILL * group.longest
+        assert group.size == 1 or group.size * group.longest**2 <= LARGEST_SCORES
+        token_GL = where.token_P[group.places].view(group.size, group.longest)
+        padding_GL = group.padding_GL
+        if padding_GL is None:
+            assert set(own) == {group.longest}
+            padding_GL = torch.zeros_like(token_GL, dtype=torch.bool)
+        for row, text in enumerate(texts):
+            assert padding_GL[row].tolist() == [at >= lengths[text] for at in range(group.longest)]
+            expected = torch.arange(offsets[text], offsets[text + 1])
+            assert torch.equal(token_GL[row][~padding_GL[row]], expected)
+            assert (token_GL[row][padding_GL[row]] == offsets[text]).all()
+    assert sorted(seen) == list(range(len(lengths)))
+    assert end == len(where.token_P)
+
+
+@given(LENGTHS)
+@settings(deadline=None, max_examples=200)
+def test_the_padded_view_holds_every_token_once(lengths):
+    check_plan(lengths)
+
+
+@pytest.mark.parametrize("lengths", HAND)
+def test_the_padded_view_of_chosen_lengths(lengths):
+    check_plan(lengths)
+
+
+@given(lengths=LENGTHS, largest=st.integers(1, 5_000))
+@settings(deadline=None, max_examples=50)
+def test_long_texts_go_in_small_groups(lengths, largest):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "LARGEST_SCORES", largest)
+        where = planned(lengths)
+    for group in where.groups:
+        assert group.size == 1 or group.size * group.longest**2 <= largest
+    assert torch.equal(where.token_P[where.place_T], torch.arange(sum(lengths)))
+
+
+def text_by_text(qkv_T3D: torch.Tensor, lengths: list[int], heads: int) -> torch.Tensor:
+    """What PyTorch's own attention gives for one text after another, `[T, D]`."""
+    contexts = []
+    for rows_L3D in qkv_T3D.split(lengths):
+        query, key, value = rows_L3D.unflatten(1, (3, heads, -1)).permute(1, 2, 0, 3)
+        contexts.append(F.scaled_dot_product_attention(query, key, value).transpose(0, 1))
+    return torch.cat([context_LHK.flatten(1) for context_LHK in contexts])
+
+
+def check_attend(lengths: list[int], seed: int = 0) -> None:
+    width = HEADS * WIDTH_OF_HEAD
+    qkv = randn(sum(lengths), 3 * width, seed=seed).requires_grad_()
+    toward = randn(sum(lengths), width, seed=seed + 1)
+    results = []
+    for context in (attend(qkv, planned(lengths), HEADS), text_by_text(qkv, lengths, HEADS)):
+        (gradient,) = torch.autograd.grad(context, qkv, toward)
+        results.append((context, gradient))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=TOLERANCE)
+
+
+@given(lengths=SHORT, seed=st.integers(0, 1000))
+@settings(deadline=None, max_examples=60)
+def test_attention_equals_pytorchs_text_by_text(lengths, seed):
+    check_attend(lengths, seed)
+
+
+@pytest.mark.parametrize("lengths", HAND)
+def test_attention_on_chosen_lengths(lengths):
+    check_attend(lengths)
+
+
+def test_attention_in_many_groups_equals_pytorchs(monkeypatch):
+    monkeypatch.setattr(attention, "LARGEST_SCORES", 200)
+    lengths = [9, 10, 10, 9, 10, 3, 3, 15]
+    assert len(planned(lengths).groups) > 4
+    check_attend(lengths)
+
+
+def first_text_by_text(
+    features_TE: torch.Tensor, queries_BHE: torch.Tensor, lengths: list[int], scale: float
+) -> torch.Tensor:
+    """The plain formula for one text after another, `[B, H, E]`."""
+    mixed = []
+    for features_LE, queries_HE in zip(features_TE.split(lengths), queries_BHE, strict=True):
+        weights_HL = (scale * queries_HE @ features_LE.t()).softmax(-1)
+        mixed.append(weights_HL @ features_LE)
+    return torch.stack(mixed)
+
+
+def check_attend_first(lengths: list[int], seed: int = 0) -> None:
+    features = randn(sum(lengths), 7, seed=seed).requires_grad_()
+    queries = randn(len(lengths), HEADS, 7, seed=seed + 1).requires_grad_()
+    toward = randn(len(lengths), HEADS, 7, seed=seed + 2)
+    results = [
+        (mixed, *torch.autograd.grad(mixed, (features, queries), toward))
+        for mixed in (
+            attend_first(features, queries, planned(lengths), 0.6),
+            first_text_by_text(features, queries, lengths, 0.6),
+        )
+    ]
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=TOLERANCE)
+
+
+@given(lengths=SHORT, seed=st.integers(0, 1000))
+@settings(deadline=None, max_examples=60)
+def test_one_query_a_text_equals_the_plain_formula(lengths, seed):
+    check_attend_first(lengths, seed)
+
+
+@pytest.mark.parametrize("lengths", HAND)
+def test_one_query_a_text_on_chosen_lengths(lengths):
+    check_attend_first(lengths)
+
+
+def test_queries_have_gradients_where_features_need_none():
+    lengths = [3, 1, 2]
+    features, queries = randn(6, 5), randn(3, 2, 5, seed=1).requires_grad_()
+    found = attend_first(features, queries, planned(lengths), 0.5).square().sum()
+    plain = first_text_by_text(features, queries, lengths, 0.5).square().sum()
+    (ours,), (theirs,) = (torch.autograd.grad(sum_, queries) for sum_ in (found, plain))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=TOLERANCE)
+
+
+def test_gradients_are_those_of_small_steps():
+    where = planned([3, 1, 4])
+    qkv = randn(8, 3 * 4).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: attend(x, where, 2), (qkv,))
+    features, queries = randn(8, 3).requires_grad_(), randn(3, 2, 3, seed=1).requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda x, q: attend_first(x, q, where, 0.7), (features, queries)
+    )
+
+
+@pytest.mark.parametrize("number_type", [torch.float32, torch.bfloat16])
+def test_other_number_types_are_near(number_type):
+    lengths = [9, 1, 16, 2, 16, 12, 13]
+    exact = randn(sum(lengths), 3 * HEADS * WIDTH_OF_HEAD)
+    found = attend(exact.to(number_type), planned(lengths), HEADS)
+    assert found.dtype == number_type
+    allowed = {torch.float32: 1e-5, torch.bfloat16: 4e-2}[number_type]
+    expected = text_by_text(exact.to(number_type).double(), lengths, HEADS)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=allowed)
