@@ -20,24 +20,12 @@ TOLERANCE = 1e-12
 HAND = [[1], [5], [200], [1, 1, 1], [4, 4, 4], [9, 1, 16, 2, 16, 12, 13], [1, 200, 1]]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _softmax_in_float64():
-    """Scores go to the softmax as float32; here they stay exact where the rest is."""
-
-    def widened(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.Tensor, "float", widened)
-        yield
-
-
 def offsets_of(lengths: list[int]) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
 def planned(lengths: list[int]) -> Ragged:
-    return ragged(offsets_of(lengths), CPU)
+    return ragged(offsets_of(lengths)[:-1], np.array(lengths), sum(lengths), CPU)
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -201,3 +189,40 @@ def test_other_number_types_are_near(number_type):
     allowed = {torch.float32: 1e-5, torch.bfloat16: 4e-2}[number_type]
     expected = text_by_text(exact.to(number_type).double(), lengths, HEADS)
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=allowed)
+
+
+def test_idle_rows_between_and_after_texts_change_nothing():
+    """As several runs have them: each run's rows are rounded up."""
+    lengths, width = [5, 3, 9, 4], HEADS * WIDTH_OF_HEAD
+    starts, rows = np.array([0, 5, 16, 25]), 32
+    where = ragged(starts, np.array(lengths), rows, CPU)
+    tokens = np.concatenate([np.arange(a, a + n) for a, n in zip(starts, lengths, strict=True)])
+    assert where.idle.tolist() == sorted(set(range(rows)) - set(tokens.tolist()))
+    assert where.text_T[tokens].tolist() == np.repeat(range(4), lengths).tolist()
+    assert set(where.text_T[where.idle].tolist()) == {4}
+    qkv = randn(rows, 3 * width)
+    packed = qkv[tokens].clone().requires_grad_()
+    qkv.requires_grad_()
+    toward = randn(rows, width, seed=1)
+    context = attend(qkv, where, HEADS)
+    (gradient,) = torch.autograd.grad(context, qkv, toward)
+    expected = attend(packed, planned(lengths), HEADS)
+    (expected_gradient,) = torch.autograd.grad(expected, packed, toward[tokens])
+    torch.testing.assert_close(context[tokens], expected, rtol=0, atol=TOLERANCE)
+    torch.testing.assert_close(gradient[tokens], expected_gradient, rtol=0, atol=TOLERANCE)
+    assert context[where.idle].abs().max() == gradient[where.idle].abs().max() == 0
+
+
+def test_a_window_hides_what_is_far():
+    lengths, width, window = [9, 4, 7], HEADS * WIDTH_OF_HEAD, 2
+    qkv = randn(sum(lengths), 3 * width)
+    context = attend(qkv, planned(lengths), HEADS, window)
+    for (first, last), found in zip(
+        [(0, 9), (9, 13), (13, 20)], context.split(lengths), strict=True
+    ):
+        query, key, value = qkv[first:last].unflatten(1, (3, HEADS, -1)).permute(1, 2, 0, 3)
+        place = torch.arange(last - first)
+        near = (place[:, None] - place).abs() <= window
+        expected = F.scaled_dot_product_attention(query, key, value, attn_mask=near)
+        expected = expected.transpose(0, 1).flatten(1)
+        torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE)

@@ -7,14 +7,14 @@ import pytest
 import torch
 from scipy import stats
 
-from budgerigar.encoder.dropout import VALUES, keep_mask, keep_scale, stream
+from budgerigar.encoder.dropout import VALUES, keep_mask, keep_scale, masked, stream
 
 CPU = torch.device("cpu")
 RATES = [0.05, 0.1, 0.25, 0.5, 0.9]
 
 
 def mask(*numbers: int, rows: int = 40, width: int = 30, rate: float = 0.3) -> torch.Tensor:
-    return keep_mask(stream(*numbers), rows, width, rate, CPU)
+    return keep_mask(stream(*numbers), rows, width, rate, CPU).bool()
 
 
 @pytest.mark.parametrize("rate", RATES)
@@ -45,7 +45,7 @@ def test_the_same_numbers_give_the_same_masks():
     for rows, width in ((3, 5), (7, 11), (40, 30)):
         first = keep_mask(one, rows, width, 0.3, CPU)
         assert torch.equal(first, keep_mask(two, rows, width, 0.3, CPU))
-        assert (first.shape, first.dtype) == ((rows, width), torch.bool)
+        assert (first.shape, first.dtype) == ((rows, width), torch.int8)
 
 
 @pytest.mark.parametrize("numbers", [(17, 5), (18, 4), (4, 17), (17,), (17, 4, 0, 1)])
@@ -54,7 +54,7 @@ def test_other_numbers_and_later_draws_give_other_masks(numbers):
     assert not torch.equal(drawn, mask(*numbers))
     once = stream(17, 4)
     keep_mask(once, 40, 30, 0.3, CPU)
-    assert not torch.equal(drawn, keep_mask(once, 40, 30, 0.3, CPU))
+    assert not torch.equal(drawn, keep_mask(once, 40, 30, 0.3, CPU).bool())
 
 
 def test_a_stream_does_not_touch_another():
@@ -105,3 +105,16 @@ def test_any_shape_can_be_drawn(size):
         / 300
     )
     assert abs(kept - 0.5) < 4 * 0.5 / (300 * size[0] * size[1]) ** 0.5
+
+
+@pytest.mark.parametrize("number_type", [torch.bfloat16, torch.float16, torch.float32])
+def test_masked_is_a_product_with_the_mask_in_both_directions(number_type):
+    x = torch.randn(40, 30).to(number_type).requires_grad_()
+    keep = keep_mask(stream(8), 40, 30, 0.3, CPU)
+    toward = torch.randn(40, 30).to(number_type)
+    result = masked(x, keep)
+    result.backward(toward)
+    kept = keep.bool()
+    assert torch.equal(result, torch.where(kept, x, torch.zeros_like(x)))
+    assert torch.equal(x.grad, torch.where(kept, toward, torch.zeros_like(toward)))
+    assert masked(x, None) is x

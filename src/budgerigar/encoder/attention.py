@@ -49,35 +49,70 @@ class Group:
 class Ragged:
     """Where the texts of a packed batch are, and how attention pads them.
 
+    Rows that belong to no text are idle: they round their number up, so that products meet
+    few different shapes, for each of which a library may have to make a kernel.
+
     Attributes:
-        offsets: int64 `[B + 1]`.
-        first_B: token 0 of each text.
-        token_P: the token at each place of the padded view; padding repeats a text's first.
-        place_T: the place of each token.
-        within_T: how far from its text's beginning each token stands.
+        starts_B, lengths_B: first row and number of tokens of each text.
+        first_B: the same first rows, to index with.
+        text_T: the text of each row, B for an idle one.
+        within_T: how far from its text's beginning each row stands, 0 for an idle one.
+        token_P: the row at each place of the padded view; padding repeats a text's first.
+        place_T: the place of each row, 0 for an idle one.
+        idle: the idle rows; None where there are none.
         groups: the padded view's parts.
     """
 
-    offsets: np.ndarray
+    starts_B: np.ndarray
+    lengths_B: np.ndarray
     first_B: torch.Tensor
+    text_T: torch.Tensor
+    within_T: torch.Tensor
     token_P: torch.Tensor
     place_T: torch.Tensor
-    within_T: torch.Tensor
+    idle: torch.Tensor | None
     groups: tuple[Group, ...]
 
 
-def ragged(offsets: np.ndarray, device: torch.device) -> Ragged:
+def ragged(starts_B: np.ndarray, lengths_B: np.ndarray, rows: int, device: torch.device) -> Ragged:
     """Plans the padded view of packed texts.
 
     Args:
-        offsets: int64 `[B + 1]`, every text with at least one token.
+        starts_B, lengths_B: first row and number of tokens of each text, at least one.
+        rows: of the packed tensors, T.
         device: where the tensors will be.
     """
-    lengths_B = np.diff(offsets)
+    texts = len(lengths_B)
+    text_T = np.full(rows, texts, dtype=np.int64)
+    within_T = np.zeros(rows, dtype=np.int64)
+    token_T = np.repeat(starts_B - np.cumsum(lengths_B) + lengths_B, lengths_B) + np.arange(
+        lengths_B.sum()
+    )
+    text_T[token_T] = np.repeat(np.arange(texts), lengths_B)
+    within_T[token_T] = token_T - np.repeat(starts_B, lengths_B)
+    groups, token_P, place_T = _padded_view(starts_B, lengths_B, rows, device)
+    idle = np.flatnonzero(text_T == texts)
+    return Ragged(
+        starts_B=starts_B,
+        lengths_B=lengths_B,
+        first_B=_tensor(starts_B, device),
+        text_T=_tensor(text_T, device),
+        within_T=_tensor(within_T, device),
+        token_P=_tensor(token_P, device),
+        place_T=_tensor(place_T, device),
+        idle=_tensor(idle, device) if len(idle) else None,
+        groups=groups,
+    )
+
+
+def _padded_view(
+    starts_B: np.ndarray, lengths_B: np.ndarray, rows: int, device: torch.device
+) -> tuple[tuple[Group, ...], np.ndarray, np.ndarray]:
+    """Groups of texts of like length, the row at each place, and the place of each row."""
     order = np.argsort(-lengths_B, kind="stable")
     groups: list[Group] = []
     tokens: list[np.ndarray] = []
-    place_T = np.empty(offsets[-1], dtype=np.int64)
+    place_T = np.zeros(rows, dtype=np.int64)
     start = first = 0
     while first < len(order):
         longest = int(lengths_B[order[first]])
@@ -85,25 +120,18 @@ def ragged(offsets: np.ndarray, device: torch.device) -> Ragged:
         texts = order[first : first + min(fitting, max(1, LARGEST_SCORES // longest**2))]
         within_L = np.arange(longest)
         inside_GL = within_L < lengths_B[texts, None]
-        token_GL = offsets[texts, None] + np.where(inside_GL, within_L, 0)
+        token_GL = starts_B[texts, None] + np.where(inside_GL, within_L, 0)
         place_T[token_GL[inside_GL]] = start + np.flatnonzero(inside_GL)
         padding_GL = None if inside_GL.all() else torch.from_numpy(~inside_GL).to(device)
-        groups.append(
-            Group(start, len(texts), longest, torch.from_numpy(texts).to(device), padding_GL)
-        )
+        groups.append(Group(start, len(texts), longest, _tensor(texts, device), padding_GL))
         tokens.append(token_GL.ravel())
         start += token_GL.size
         first += len(texts)
-    return Ragged(
-        offsets=offsets,
-        first_B=torch.from_numpy(offsets[:-1].astype(np.int64)).to(device),
-        token_P=torch.from_numpy(np.concatenate(tokens)).to(device),
-        place_T=torch.from_numpy(place_T).to(device),
-        within_T=torch.from_numpy(np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths_B)).to(
-            device
-        ),
-        groups=tuple(groups),
-    )
+    return tuple(groups), np.concatenate(tokens), place_T
+
+
+def _tensor(numbers: np.ndarray, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(numbers, dtype=np.int64)).to(device, non_blocking=True)
 
 
 def attend(
@@ -134,8 +162,8 @@ def attend_first(
     """Each head's mean of a text's features, weighted by one query a text.
 
     Args:
-        features_TE: what stands for keys and values both.
-        queries_BHE: a query for each text and head.
+        features_TE: what stands for keys and values both, float32.
+        queries_BHE: a query for each text and head, float32.
         where: the texts.
         scale: of the scores before the softmax.
 
@@ -149,19 +177,21 @@ def attend_first(
 
 
 def _varlen(qkv_T3D: torch.Tensor, where: Ragged, heads: int, window: int | None) -> torch.Tensor:
-    """PyTorch's variable-length kernel: CUDA, 16 bits. Not run on a GPU yet."""
+    """PyTorch's variable-length kernel: CUDA, 16 bits, no idle rows. Not run on a GPU yet."""
     from torch.nn.attention.varlen import varlen_attn
 
     query, key, value = qkv_T3D.view(qkv_T3D.shape[0], 3, heads, -1).unbind(1)
-    ends = torch.from_numpy(where.offsets.astype(np.int32)).to(qkv_T3D.device)
-    longest = int(np.diff(where.offsets).max())
+    ends = torch.from_numpy(np.concatenate([[0], np.cumsum(where.lengths_B)]).astype(np.int32))
+    ends = ends.to(qkv_T3D.device)
+    longest = int(where.lengths_B.max())
     sides = (-1, -1) if window is None else (window, window)
     context: Any = varlen_attn(query, key, value, ends, ends, longest, longest, window_size=sides)
     return context.reshape(qkv_T3D.shape[0], -1)  # type: ignore[no-any-return]
 
 
 class _Attention(torch.autograd.Function):
-    """Plain batched products in a padded view, in both directions.
+    """Plain batched products in a padded view, in both directions, float32 inside: 16 bits
+    would round the scores, and would need a kernel for every new length.
 
     With P = softmax(s Q K^T) and O = P V: dV = P^T dO, dP = dO V^T,
     dS = P * (dP - rowsum(dP * P)), dQ = s dS K, dK = s dS^T Q.
@@ -171,30 +201,31 @@ class _Attention(torch.autograd.Function):
     def forward(
         ctx: Any, qkv_T3D: torch.Tensor, where: Ragged, heads: int, window: int | None
     ) -> torch.Tensor:
-        qkv_P3D = qkv_T3D.index_select(0, where.token_P)
+        exact = torch.promote_types(qkv_T3D.dtype, torch.float32)
+        qkv_P3D = qkv_T3D.index_select(0, where.token_P).to(exact)
         width = qkv_T3D.shape[1] // 3
         scale = (width // heads) ** -0.5
-        context_PD = qkv_T3D.new_empty((len(where.token_P), width))
+        context_PD = qkv_P3D.new_empty((len(where.token_P), width))
         saved: list[torch.Tensor] = []
         for group in where.groups:
             query, key, value = _split_heads(qkv_P3D[group.places], group, 3, heads)
-            # In 16 bits the products themselves would round the scores.
-            scores = torch.bmm(query.float() * scale, key.float().transpose(1, 2))
+            scores = torch.bmm(query, key.transpose(1, 2)).mul_(scale)
             _hide(scores, group, heads, window)
-            probabilities = scores.softmax(-1).to(qkv_T3D.dtype)
+            probabilities = scores.softmax(-1)
             _merge_heads(torch.bmm(probabilities, value), group, heads, context_PD[group.places])
             saved += [query, key, value, probabilities]
         ctx.where, ctx.heads, ctx.scale = where, heads, scale
         ctx.save_for_backward(*saved)
-        return context_PD.index_select(0, where.place_T)
+        return _packed(context_PD, where, qkv_T3D.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         where: Ragged = ctx.where
         (context_TD,) = gradients
-        context_PD = context_TD.index_select(0, where.token_P)
+        exact = torch.promote_types(context_TD.dtype, torch.float32)
+        context_PD = context_TD.index_select(0, where.token_P).to(exact)
         width = context_TD.shape[1]
-        qkv_P3D = context_TD.new_empty((len(where.token_P), 3 * width))
+        qkv_P3D = context_PD.new_empty((len(where.token_P), 3 * width))
         saved = iter(ctx.saved_tensors)
         for group in where.groups:
             query, key, value, probabilities = (next(saved) for _ in range(4))
@@ -210,7 +241,7 @@ class _Attention(torch.autograd.Function):
             )
             for part, columns in zip(parts, qkv_P3D[group.places].split(width, 1), strict=True):
                 _merge_heads(part, group, ctx.heads, columns)
-        return qkv_P3D.index_select(0, where.place_T), None, None, None
+        return _packed(qkv_P3D, where, context_TD.dtype), None, None, None
 
 
 class _FirstAttention(torch.autograd.Function):
@@ -226,10 +257,10 @@ class _FirstAttention(torch.autograd.Function):
         for group in where.groups:
             features = features_PE[group.places].view(group.size, group.longest, -1)
             queries = queries_BHE.index_select(0, group.texts)
-            scores = torch.bmm(queries, features.transpose(1, 2)).float().mul_(scale)
+            scores = torch.bmm(queries, features.transpose(1, 2)).mul_(scale)
             if group.padding_GL is not None:
                 scores.masked_fill_(group.padding_GL[:, None, :], float("-inf"))
-            probabilities = scores.softmax(-1).to(features_TE.dtype)
+            probabilities = scores.softmax(-1)
             mixed_BHE.index_copy_(0, group.texts, torch.bmm(probabilities, features))
             saved.append(probabilities)
         ctx.where, ctx.scale = where, scale
@@ -256,7 +287,14 @@ class _FirstAttention(torch.autograd.Function):
                 place.baddbmm_(scores.transpose(1, 2), queries)
         if to_features_PE is None:
             return None, to_queries_BHE, None, None
-        return to_features_PE.index_select(0, where.place_T), to_queries_BHE, None, None
+        to_features_TE = _packed(to_features_PE, where, to_features_PE.dtype)
+        return to_features_TE, to_queries_BHE, None, None
+
+
+def _packed(padded: torch.Tensor, where: Ragged, number_type: torch.dtype) -> torch.Tensor:
+    """Rows of the padded view -> rows of the packed batch, idle ones zero."""
+    rows = padded.to(number_type).index_select(0, where.place_T)
+    return rows if where.idle is None else rows.index_fill_(0, where.idle, 0.0)
 
 
 def _softmax_backward(toward: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ the rate that was really used.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,16 +46,46 @@ def keep_scale(rate: float) -> float:
 def keep_mask(
     generator: np.random.Generator, rows: int, width: int, rate: float, device: torch.device
 ) -> torch.Tensor | None:
-    """A mask `[rows, width]`, True where a value is kept; None where all are."""
+    """A mask `[rows, width]` for `masked`: int8, all bits set where a value is kept and none
+    where it is dropped. None where every value is kept."""
     dropped = _dropped(rate)
     if dropped == 0:
         return None
     if device.type == "cuda":
         on_device = torch.Generator(device).manual_seed(int(generator.integers(2**63)))
         drawn = torch.empty((rows, width), dtype=torch.uint8, device=device)
-        return drawn.random_(generator=on_device) >= dropped
+        return (drawn.random_(generator=on_device) >= dropped).view(torch.int8).neg_()
     words = generator.bit_generator.random_raw(-(-rows * width // 8))
-    return torch.from_numpy(words.view(np.uint8)[: rows * width]).view(rows, width) >= dropped
+    # numpy compares bytes ten times as fast as torch does.
+    kept = words.view(np.uint8)[: rows * width] >= dropped
+    return torch.from_numpy(kept).view(rows, width).view(torch.int8).neg_()
+
+
+def masked(x: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor:
+    """`x` where it is kept, zero elsewhere; differentiable."""
+    if keep is None:
+        return x
+    kept: torch.Tensor = _Masked.apply(x, keep)  # type: ignore[no-untyped-call]
+    return kept
+
+
+class _Masked(torch.autograd.Function):
+    """Clears the bits of what is dropped: several times as fast as a product with a mask."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(keep)
+        return _cleared(x, keep)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        (keep,) = ctx.saved_tensors
+        return _cleared(gradients[0].contiguous(), keep), None
+
+
+def _cleared(x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    number = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
+    return keep.to(number).bitwise_and_(x.view(number)).view(x.dtype)
 
 
 def _dropped(rate: float) -> int:

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from budgerigar.encoder.attention import Ragged, ragged
 from budgerigar.encoder.interface import Tokens, Trainable, require_same
 from budgerigar.encoder.lora import Factors
 from budgerigar.encoder.model import Head, Member, PackedEncoder
-from budgerigar.encoder.prefix import Layout, PrefixCache
+from budgerigar.encoder.prefix import PrefixCache
+from budgerigar.encoder.rows import Layout
 
+ROWS = 32
+"""On the CPU a batch has a multiple of so many rows; the last ones may be idle."""
 PASS_TOKENS = 4_096
 """Tokens that go through the frozen prefix together: enough for products to run at their
 full rate, few enough for the results to stay in the processor's caches."""
@@ -150,9 +154,10 @@ class PackedClassifier:
         frozen = self._frozen
         if isinstance(texts, PrefixedTexts):
             content, offsets = texts.read(rows)
-            stored = torch.from_numpy(content).view(frozen.number_type)
-            hidden = stored.to(self.device, non_blocking=True).float()
-            where = ragged(offsets, self.device)
+            total = self._rows(len(content))
+            stored = torch.from_numpy(content).view(frozen.number_type).to(self.device).float()
+            hidden = F.pad(stored, (0, 0, 0, total - len(content)))
+            where = ragged(offsets[:-1], np.diff(offsets), total, self.device)
         else:
             hidden, where = self._prefix(*texts.batch(rows), dropout)
         member = Member(self._adapter.updates, slice(0, len(hidden)), slice(0, len(rows)), dropout)
@@ -189,17 +194,25 @@ class PackedClassifier:
         self, ids_T: np.ndarray, offsets: np.ndarray, dropout: np.random.Generator | None
     ) -> tuple[torch.Tensor, Ragged]:
         """The frozen layers' output, rounded as the cache rounds it."""
-        frozen, where = self._frozen, ragged(offsets, self.device)
+        frozen, lengths_B = self._frozen, np.diff(offsets)
+        ids_T = np.pad(
+            ids_T, (0, self._rows(len(ids_T)) - len(ids_T)), constant_values=frozen.padding
+        )
+        where = ragged(offsets[:-1], lengths_B, len(ids_T), self.device)
         members: list[Member] = []
         if self._prefix_dropout and dropout is not None:
-            members.append(Member({}, slice(0, len(ids_T)), slice(0, len(offsets) - 1), dropout))
-        hidden = frozen.embed(ids_T, offsets, members)
+            members.append(Member({}, slice(0, len(ids_T)), slice(0, len(lengths_B)), dropout))
+        hidden = frozen.embed(ids_T, where, members)
         if self._lowest < frozen.depth:
             hidden = frozen.run_layers(hidden, where, range(self._lowest), members)
         else:
             hidden = frozen.run_layers(hidden, where, range(frozen.depth - 1), members)
             hidden = frozen.run_last_layer(hidden, where, members)
         return hidden.to(frozen.number_type).float(), where
+
+    def _rows(self, tokens: int) -> int:
+        """Rows of a batch: on the CPU rounded up, as oneDNN makes a kernel for each shape."""
+        return -(-tokens // ROWS) * ROWS if self.device.type == "cpu" else tokens
 
     def _prefix_rows(self, texts: Tokens, numbers: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         """The prefix's output for some texts, in their order, as the cache keeps it.
@@ -218,7 +231,7 @@ class PackedClassifier:
             fitting = int(np.searchsorted(ends, before + PASS_TOKENS, side="right"))
             chosen = order[first : max(first + 1, fitting)]
             hidden, _ = self._prefix(*texts.batch(numbers[chosen]), None)
-            stored = hidden.to(frozen.number_type).cpu()
+            stored = hidden[: np.diff(offsets)[chosen].sum()].to(frozen.number_type).cpu()
             if frozen.number_type != torch.float32:
                 stored = stored.view(torch.uint16)
             content = stored.numpy()

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from budgerigar.encoder.dropout import masked
+
 
 @dataclass(frozen=True)
 class LowRank:
@@ -63,8 +65,7 @@ class Use:
 
     def input_of(self, x_TI: torch.Tensor) -> torch.Tensor:
         """Its rows of a product's input, after dropout."""
-        rows = x_TI[self.rows]
-        return rows if self.keep_TI is None else rows * self.keep_TI
+        return masked(x_TI[self.rows], self.keep_TI)
 
 
 def adapted_linear(
@@ -124,5 +125,5 @@ class _AdaptedLinear(torch.autograd.Function):
             ]
             if dx_TI is not None:
                 through = dlow_TR @ a_RI
-                dx_TI[use.rows] += through if use.keep_TI is None else through.mul_(use.keep_TI)
+                dx_TI[use.rows] += masked(through, use.keep_TI)
         return dx_TI, None, None, None, *halves

@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from budgerigar.encoder.attention import Ragged
-from budgerigar.encoder.dropout import keep_mask, keep_scale
+from budgerigar.encoder.dropout import keep_mask, keep_scale, masked
 from budgerigar.encoder.lora import Factors, Use
 
 Head = Mapping[str, torch.Tensor]
@@ -51,6 +51,7 @@ class PackedEncoder(ABC):
         number_type: of the products.
         device: where it computes.
         hidden_dropout: rate of dropout of hidden states in training.
+        padding: id of the padding token.
     """
 
     depth: int
@@ -58,16 +59,17 @@ class PackedEncoder(ABC):
     number_type: torch.dtype
     device: torch.device
     hidden_dropout: float
+    padding: int
 
     @abstractmethod
     def embed(
-        self, ids_T: np.ndarray, offsets: np.ndarray, members: Sequence[Member] = ()
+        self, ids_T: np.ndarray, where: Ragged, members: Sequence[Member] = ()
     ) -> torch.Tensor:
         """What enters layer 0, `[T, D]` float32.
 
         Args:
-            ids_T: token ids.
-            offsets: first token of each text, `[B + 1]`.
+            ids_T: token ids, `padding` in idle rows.
+            where: the texts.
             members: the runs, in the order of their rows; none computes without updates and
                 dropout.
         """
@@ -131,7 +133,7 @@ class PackedEncoder(ABC):
     ) -> torch.Tensor:
         """Dropout of one run's rows; as they are without a stream."""
         keep = None if stream is None else keep_mask(stream, len(x), x.shape[1], rate, self.device)
-        return x if keep is None else x * keep * keep_scale(rate)
+        return x if keep is None else masked(x, keep) * keep_scale(rate)
 
 
 def linear(x: torch.Tensor, head: Head, path: str) -> torch.Tensor:

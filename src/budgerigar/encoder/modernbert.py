@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from budgerigar.encoder.attention import Ragged, attend
 from budgerigar.encoder.checkpoints import Checkpoint
-from budgerigar.encoder.dropout import keep_scale
+from budgerigar.encoder.dropout import keep_scale, masked
 from budgerigar.encoder.lora import adapted_linear
 from budgerigar.encoder.model import Head, Member, PackedEncoder, linear, on_device
 from budgerigar.encoder.weights import Linear, open_tensors
@@ -110,10 +110,11 @@ class ModernBertEncoder(PackedEncoder):
         self._embedding_dropout = float(config.embedding_dropout)
         self._head_dropout = float(config.classifier_dropout)
         self._heads, self._epsilon = int(config.num_attention_heads), float(config.norm_eps)
+        self.padding = int(config.pad_token_id or 0)
         self._mean = config.classifier_pooling == "mean"
 
     def embed(
-        self, ids_T: np.ndarray, offsets: np.ndarray, members: Sequence[Member] = ()
+        self, ids_T: np.ndarray, where: Ragged, members: Sequence[Member] = ()
     ) -> torch.Tensor:
         """What enters layer 0, `[T, D]` float32."""
         words_TD = self.word_VD.index_select(0, on_device(ids_T, self.device)).float()
@@ -150,11 +151,11 @@ class ModernBertEncoder(PackedEncoder):
             hidden_BD = self._after_attention(number, first_BD, context_BD, members, of_texts=True)
             return self._normed(hidden_BD, self.final_norm)
         hidden_TD = self._after_attention(number, hidden_TD, context_TD, members, of_texts=False)
-        lengths_B = torch.from_numpy(np.diff(where.offsets)).to(self.device)
-        text_T = torch.repeat_interleave(lengths_B)
-        summed_BD = hidden_TD.new_zeros((len(lengths_B), self.width))
-        summed_BD = summed_BD.index_add(0, text_T, self._normed(hidden_TD, self.final_norm))
-        return summed_BD / lengths_B[:, None]
+        lengths_B = torch.from_numpy(where.lengths_B).to(self.device)
+        # One row more for what belongs to no text.
+        summed_BD = hidden_TD.new_zeros((len(lengths_B) + 1, self.width))
+        summed_BD = summed_BD.index_add(0, where.text_T, self._normed(hidden_TD, self.final_norm))
+        return summed_BD[:-1] / lengths_B[:, None]
 
     def logits(
         self, pooled_BD: torch.Tensor, head: Head, stream: np.random.Generator | None
@@ -233,5 +234,5 @@ class ModernBertEncoder(PackedEncoder):
         inner = F.gelu(inner) * gate
         keep = self.keep(members, inner.shape[1], of_texts)
         if keep is not None:
-            inner = inner * keep * keep_scale(self.hidden_dropout)
+            inner = masked(inner, keep) * keep_scale(self.hidden_dropout)
         return hidden + self._product(inner, number, OUTPUT, members, of_texts=of_texts)

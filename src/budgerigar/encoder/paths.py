@@ -4,6 +4,8 @@ architecture and all that the adapter asks for, else transformers + PEFT.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,8 +180,20 @@ def _packed(
     named.update({f"{FILE_PREFIX}{name}": tensor for name, tensor in head.items()})
     adapter = Adapter(updates, {**kept, **head}, named, peft_config)
     return PackedClassifier(
-        frozen, adapter, base.precision, base.sha256, prefix_dropout=prefix_dropout
+        frozen, adapter, base.precision, _identity(base, config), prefix_dropout=prefix_dropout
     )
+
+
+def _identity(base: Base, config: Any) -> str:
+    """Of all that a frozen encoder computes: its weights and its configuration's numbers."""
+    numbers = {
+        name: value
+        for name, value in config.to_dict().items()
+        if name not in ("id2label", "label2id", "transformers_version", "_name_or_path")
+        and "dropout" not in name
+    }
+    text = json.dumps([base.sha256, numbers], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _numbers(family: Family, config: Any) -> Numbers:

@@ -19,7 +19,7 @@ import torch
 from torch.nn import functional as F
 
 from budgerigar.encoder.attention import Ragged, attend, attend_first
-from budgerigar.encoder.dropout import keep_scale
+from budgerigar.encoder.dropout import keep_scale, masked
 from budgerigar.encoder.families import Family
 from budgerigar.encoder.lora import adapted_linear
 from budgerigar.encoder.model import Head, Member, PackedEncoder, linear, on_device
@@ -59,23 +59,22 @@ class PostNormEncoder(PackedEncoder):
         self.weights, self.family, self.numbers = weights, family, numbers
         self.depth, self.width = len(weights.layers), weights.word_VD.shape[1]
         self.device, self.number_type = weights.word_VD.device, weights.word_VD.dtype
-        self.hidden_dropout = numbers.hidden_dropout
+        self.hidden_dropout, self.padding = numbers.hidden_dropout, numbers.padding
 
     def embed(
-        self, ids_T: np.ndarray, offsets: np.ndarray, members: Sequence[Member] = ()
+        self, ids_T: np.ndarray, where: Ragged, members: Sequence[Member] = ()
     ) -> torch.Tensor:
         """What enters layer 0, `[T, D]` float32."""
-        weights = self.weights
-        positions_T = self._positions(ids_T, offsets)
-        summed_TD = weights.word_VD.index_select(0, on_device(ids_T, self.device)).float()
-        summed_TD += weights.position_PD.index_select(0, on_device(positions_T, self.device))
+        weights, ids = self.weights, on_device(ids_T, self.device)
+        summed_TD = weights.word_VD.index_select(0, ids).float()
+        summed_TD += weights.position_PD.index_select(0, self._positions(ids, where))
         summed_TD += weights.type_D
         hidden_TD = F.layer_norm(
             summed_TD, (self.width,), weights.norm.weight, weights.norm.bias, self.numbers.epsilon
         )
         keep_TD = self.keep(members, self.width, of_texts=False)
         if keep_TD is not None:
-            hidden_TD *= keep_TD * keep_scale(self.hidden_dropout)
+            hidden_TD = masked(hidden_TD, keep_TD) * keep_scale(self.hidden_dropout)
         return hidden_TD
 
     def run_layers(
@@ -102,7 +101,7 @@ class PostNormEncoder(PackedEncoder):
     ) -> torch.Tensor:
         """Token 0 of each text after the last layer, `[B, D]`."""
         number = self.depth - 1
-        context_BD = self._first_context(number, hidden_TD.to(self.number_type), where, members)
+        context_BD = self._first_context(number, hidden_TD, where, members)
         first_BD = hidden_TD.index_select(0, where.first_B)
         return self._after_attention(number, first_BD, context_BD, members, of_texts=True)
 
@@ -116,18 +115,15 @@ class PostNormEncoder(PackedEncoder):
         between_BD = ACTIVATIONS[self.family.activation](linear(pooled_BD, head, self.family.dense))
         return linear(self.drop(between_BD, rate, stream), head, self.family.output)
 
-    def _positions(self, ids_T: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-        lengths_B = np.diff(offsets)
+    def _positions(self, ids_T: torch.Tensor, where: Ragged) -> torch.Tensor:
         if not self.family.positions_after_padding:
-            place_T: np.ndarray = np.arange(len(ids_T)) - np.repeat(offsets[:-1], lengths_B)
-            return place_T
+            return where.within_T
         # transformers passes over padding ids even where they stand inside a text.
-        padding = self.numbers.padding
-        counted_T = np.cumsum(ids_T != padding)
-        before_B = np.concatenate([[0], counted_T])[offsets[:-1]]
-        within_T = counted_T - np.repeat(before_B, lengths_B)
-        positions_T: np.ndarray = np.where(ids_T == padding, 0, within_T) + padding
-        return positions_T
+        counts_T = ids_T != self.padding
+        counted_T = counts_T.cumsum(0)
+        before_B = (counted_T - counts_T.long()).index_select(0, where.first_B)
+        before_T = F.pad(before_B, (0, 1)).index_select(0, where.text_T)
+        return torch.where(counts_T, counted_T - before_T, 0) + self.padding
 
     def _after_attention(
         self,
@@ -168,15 +164,15 @@ class PostNormEncoder(PackedEncoder):
         the softmax. context_h = W_v,h (sum_i a_i x_i) + b_v,h. A low-rank update of W_k or W_v
         adds R features to each token, with their own dropout, and fits the same form.
         """
-        layer, heads = self.weights.layers[number], self.numbers.heads
-        width = x_TD.shape[1]
-        query, key, value = layer.qkv.weight.split(width)
+        layer, heads, width = self.weights.layers[number], self.numbers.heads, self.width
         assert layer.qkv.bias is not None
+        query, key, value = layer.qkv.weight.split(width)
         query_bias, _, value_bias = layer.qkv.bias.split(width)
         uses = self.uses(number, ("query",), members, of_texts=True)
-        query_BD = adapted_linear(x_TD.index_select(0, where.first_B), query, query_bias, uses)
+        first_BD = x_TD.index_select(0, where.first_B).to(self.number_type)
+        query_BD = adapted_linear(first_BD, query, query_bias, uses).float()
         query_HBK = query_BD.unflatten(1, (heads, -1)).transpose(0, 1)
-        queries = [torch.bmm(query_HBK, key.unflatten(0, (heads, -1)))]
+        queries = [torch.bmm(query_HBK, key.float().unflatten(0, (heads, -1)))]
         features = [x_TD]
         if added := self._low_rank(number, "key", x_TD, members):
             features.append(added.low_TR)
@@ -190,13 +186,14 @@ class PostNormEncoder(PackedEncoder):
             where,
             (width // heads) ** -0.5,
         ).transpose(0, 1)
-        value_HDK = value.unflatten(0, (heads, -1)).transpose(1, 2)
+        value_HDK = value.float().unflatten(0, (heads, -1)).transpose(1, 2)
         context_HBK = torch.bmm(mixed_HBE[:, :, :width], value_HDK)
         if added:
             low_HBR = mixed_HBE[:, :, -added.low_TR.shape[1] :]
             context_HBK = context_HBK + added.times_half(low_HBR, members)
-        context_BD: torch.Tensor = context_HBK.transpose(0, 1).flatten(1) + value_bias
-        return context_BD
+        context_BD = context_HBK.transpose(0, 1).flatten(1) + value_bias
+        narrowed: torch.Tensor = context_BD.to(self.number_type)
+        return narrowed
 
     def _low_rank(
         self, number: int, name: str, x_TD: torch.Tensor, members: Sequence[Member]
@@ -215,7 +212,7 @@ class PostNormEncoder(PackedEncoder):
                 low.append(x_TD.new_zeros((tokens, rank)))
                 halves.append(None)
                 continue
-            a_RI, b_OR = (half.to(x_TD.dtype) for half in (use.factors.a_RI, use.factors.b_OR))
+            a_RI, b_OR = use.factors.a_RI, use.factors.b_OR
             missing = (0, rank - a_RI.shape[0])
             low.append(F.pad(use.input_of(x_TD) @ a_RI.t() * use.scale, missing))
             halves.append(F.pad(b_OR, missing).unflatten(0, (self.numbers.heads, -1)))
@@ -259,7 +256,7 @@ class _DropAddNorm(torch.autograd.Function):
         norm: Norm,
         epsilon: float,
     ) -> torch.Tensor:
-        added = (change if keep is None else change * keep).float()
+        added = masked(change, keep).float()
         added = torch.add(hidden, added, alpha=scale)
         result, mean, deviation = torch.native_layer_norm(
             added, added.shape[-1:], norm.weight, norm.bias, epsilon
@@ -282,7 +279,5 @@ class _DropAddNorm(torch.autograd.Function):
             norm.bias,
             [True, False, False],
         )
-        to_change = (to_hidden * ctx.scale).to(ctx.number_type)
-        if ctx.keep is not None:
-            to_change *= ctx.keep
+        to_change = masked((to_hidden * ctx.scale).to(ctx.number_type), ctx.keep)
         return to_hidden, to_change, None, None, None, None

@@ -22,8 +22,7 @@ from typing import IO, Any
 import numpy as np
 
 from budgerigar.console import note, warn
-from budgerigar.encoder.rows import CHUNKS, DATA, check_sums, compute_rows, map_rows
-from budgerigar.encoder.rows import Layout as Layout
+from budgerigar.encoder.rows import CHUNKS, DATA, Layout, check_sums, compute_rows, map_rows
 from budgerigar.errors import BudgieError, RunError
 from budgerigar.files import write_json
 
