@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from budgerigar.encoder.dropout import masked
+from budgerigar.encoder.products import Product
 
 
 @dataclass(frozen=True)
@@ -68,23 +68,16 @@ class Use:
         return masked(x_TI[self.rows], self.keep_TI)
 
 
-def adapted_linear(
-    x_TI: torch.Tensor,
-    weight_OI: torch.Tensor,
-    bias_O: torch.Tensor | None,
-    uses: Sequence[Use],
-) -> torch.Tensor:
+def adapted_product(x_TI: torch.Tensor, product: Product, uses: Sequence[Use]) -> torch.Tensor:
     """A frozen product and the updates on it, in the number type of `x_TI`."""
-    if not uses:
-        return F.linear(x_TI, weight_OI, bias_O)
     halves = [half for use in uses for half in (use.factors.a_RI, use.factors.b_OR)]
-    y_TO: torch.Tensor = _AdaptedLinear.apply(  # type: ignore[no-untyped-call]
-        x_TI, weight_OI, bias_O, uses, *halves
+    y_TO: torch.Tensor = _AdaptedProduct.apply(  # type: ignore[no-untyped-call]
+        x_TI, product, uses, *halves
     )
     return y_TO
 
 
-class _AdaptedLinear(torch.autograd.Function):
+class _AdaptedProduct(torch.autograd.Function):
     """With x' the input after dropout and h = x' A^T: y = x W^T + b + s h B^T,
     dB = s dy^T h, dh = s dy B, dA = dh^T x', dx = dy W + keep * (dh A)."""
 
@@ -92,12 +85,11 @@ class _AdaptedLinear(torch.autograd.Function):
     def forward(
         ctx: Any,
         x_TI: torch.Tensor,
-        weight_OI: torch.Tensor,
-        bias_O: torch.Tensor | None,
+        product: Product,
         uses: Sequence[Use],
         *halves: torch.Tensor,
     ) -> torch.Tensor:
-        y_TO = F.linear(x_TI, weight_OI, bias_O)
+        y_TO = product.forwards(x_TI)
         saved: list[torch.Tensor] = []
         for use, a_RI, b_OR in zip(uses, halves[::2], halves[1::2], strict=True):
             a_RI, b_OR = a_RI.to(x_TI.dtype), b_OR.to(x_TI.dtype)
@@ -105,15 +97,15 @@ class _AdaptedLinear(torch.autograd.Function):
             low_TR = inputs @ a_RI.t()
             y_TO[use.rows, use.columns].addmm_(low_TR, b_OR.t(), alpha=use.scale)
             saved += [inputs, low_TR, a_RI, b_OR]
-        ctx.uses = uses
-        ctx.save_for_backward(weight_OI, *saved)
+        ctx.product, ctx.uses = product, uses
+        ctx.save_for_backward(*saved)
         return y_TO
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         (dy_TO,) = gradients
-        weight_OI, *saved = ctx.saved_tensors
-        dx_TI = dy_TO @ weight_OI if ctx.needs_input_grad[0] else None
+        saved = ctx.saved_tensors
+        dx_TI = ctx.product.backwards(dy_TO) if ctx.needs_input_grad[0] else None
         halves: list[torch.Tensor] = []
         for number, use in enumerate(ctx.uses):
             inputs, low_TR, a_RI, b_OR = saved[4 * number : 4 * number + 4]
@@ -126,4 +118,4 @@ class _AdaptedLinear(torch.autograd.Function):
             if dx_TI is not None:
                 through = dlow_TR @ a_RI
                 dx_TI[use.rows] += masked(through, use.keep_TI)
-        return dx_TI, None, None, None, *halves
+        return dx_TI, None, None, *halves

@@ -20,9 +20,10 @@ from torch.nn import functional as F
 from budgerigar.encoder.attention import Ragged, attend
 from budgerigar.encoder.checkpoints import Checkpoint
 from budgerigar.encoder.dropout import keep_scale, masked
-from budgerigar.encoder.lora import adapted_linear
+from budgerigar.encoder.lora import adapted_product
 from budgerigar.encoder.model import Head, Member, PackedEncoder, linear, on_device
-from budgerigar.encoder.weights import Linear, open_tensors
+from budgerigar.encoder.products import Product
+from budgerigar.encoder.weights import Norm, open_tensors
 
 QKV, ATTENTION_OUTPUT, GATED, OUTPUT = "attn.Wqkv", "attn.Wo", "mlp.Wi", "mlp.Wo"
 """The matrices by the names that selectors use."""
@@ -40,9 +41,9 @@ class Layer:
         theta: base of the rotary angles.
     """
 
-    products: dict[str, Linear]
-    attention_norm: Linear | None
-    feed_forward_norm: Linear
+    products: dict[str, Product]
+    attention_norm: Norm | None
+    feed_forward_norm: Norm
     window: int | None
     theta: float
 
@@ -57,12 +58,14 @@ def load(
     """
     with open_tensors(checkpoint, "model") as read:
 
-        def pair(path: str, has_bias: bool, kind: torch.dtype) -> Linear:
+        def pair(
+            path: str, has_bias: bool, kind: torch.dtype
+        ) -> tuple[torch.Tensor, torch.Tensor | None]:
             weight = read(f"{path}.weight").to(kind).to(device)
-            return Linear(weight, read(f"{path}.bias").to(kind).to(device) if has_bias else None)
+            return weight, read(f"{path}.bias").to(kind).to(device) if has_bias else None
 
-        def norm(path: str) -> Linear:
-            return pair(path, config.norm_bias, torch.float32)
+        def norm(path: str) -> Norm:
+            return Norm(*pair(path, config.norm_bias, torch.float32))
 
         def layer(number: int) -> Layer:
             path, kind = f"layers.{number}", config.layer_types[number]
@@ -74,7 +77,7 @@ def load(
             }
             return Layer(
                 products={
-                    name: pair(f"{path}.{name}", has_bias, number_type)
+                    name: Product(*pair(f"{path}.{name}", has_bias, number_type))
                     for name, has_bias in biases.items()
                 },
                 attention_norm=norm(f"{path}.attn_norm") if number else None,
@@ -99,9 +102,9 @@ class ModernBertEncoder(PackedEncoder):
         self,
         config: Any,
         word_VD: torch.Tensor,
-        norm: Linear,
+        norm: Norm,
         layers: Sequence[Layer],
-        final_norm: Linear,
+        final_norm: Norm,
     ) -> None:
         self.word_VD, self.norm, self.layers, self.final_norm = word_VD, norm, layers, final_norm
         self.depth, self.width = len(layers), word_VD.shape[1]
@@ -171,7 +174,7 @@ class ModernBertEncoder(PackedEncoder):
         )
         return linear(self.drop(between_BD, self._head_dropout, stream), head, "classifier")
 
-    def _normed(self, x: torch.Tensor, norm: Linear) -> torch.Tensor:
+    def _normed(self, x: torch.Tensor, norm: Norm) -> torch.Tensor:
         return F.layer_norm(x, (self.width,), norm.weight, norm.bias, self._epsilon)
 
     def _product(
@@ -185,7 +188,7 @@ class ModernBertEncoder(PackedEncoder):
     ) -> torch.Tensor:
         product = self.layers[number].products[name]
         uses = self.uses(number, (name,), members, of_texts)
-        return adapted_linear(x, product.weight, product.bias, uses)
+        return adapted_product(x, product, uses)
 
     def _context(
         self, number: int, hidden_TD: torch.Tensor, where: Ragged, members: Sequence[Member]

@@ -21,9 +21,10 @@ from torch.nn import functional as F
 from budgerigar.encoder.attention import Ragged, attend, attend_first
 from budgerigar.encoder.dropout import keep_scale, masked
 from budgerigar.encoder.families import Family
-from budgerigar.encoder.lora import adapted_linear
+from budgerigar.encoder.lora import adapted_product
 from budgerigar.encoder.model import Head, Member, PackedEncoder, linear, on_device
-from budgerigar.encoder.weights import Layer, Linear, Norm, Weights
+from budgerigar.encoder.products import Product
+from budgerigar.encoder.weights import Layer, Norm, Weights
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": F.gelu,
@@ -59,6 +60,9 @@ class PostNormEncoder(PackedEncoder):
         self.weights, self.family, self.numbers = weights, family, numbers
         self.depth, self.width = len(weights.layers), weights.word_VD.shape[1]
         self.device, self.number_type = weights.word_VD.device, weights.word_VD.dtype
+        last = weights.layers[-1].qkv
+        assert last.bias_O is not None
+        self._last_query = Product(last.weight_OI[: self.width], last.bias_O[: self.width])
         self.hidden_dropout, self.padding = numbers.hidden_dropout, numbers.padding
 
     def embed(
@@ -89,7 +93,7 @@ class PostNormEncoder(PackedEncoder):
             inputs_TD = hidden_TD.to(self.number_type)
             layer = self.weights.layers[number]
             uses = self.uses(number, ("query", "key", "value"), members, of_texts=False)
-            qkv_T3D = adapted_linear(inputs_TD, layer.qkv.weight, layer.qkv.bias, uses)
+            qkv_T3D = adapted_product(inputs_TD, layer.qkv, uses)
             context_TD = attend(qkv_T3D, where, self.numbers.heads)
             hidden_TD = self._after_attention(
                 number, hidden_TD, context_TD, members, of_texts=False
@@ -137,9 +141,9 @@ class PostNormEncoder(PackedEncoder):
         """The rest of a layer, for rows of tokens or of texts."""
         layer: Layer = self.weights.layers[number]
 
-        def product(inputs: torch.Tensor, name: str, linear: Linear) -> torch.Tensor:
+        def product(inputs: torch.Tensor, name: str, frozen: Product) -> torch.Tensor:
             uses = self.uses(number, (name,), members, of_texts)
-            return adapted_linear(inputs, linear.weight, linear.bias, uses)
+            return adapted_product(inputs, frozen, uses)
 
         def add(hidden: torch.Tensor, change: torch.Tensor, drop: bool, norm: Norm) -> torch.Tensor:
             keep = self.keep(members, self.width, of_texts) if drop else None
@@ -165,12 +169,12 @@ class PostNormEncoder(PackedEncoder):
         adds R features to each token, with their own dropout, and fits the same form.
         """
         layer, heads, width = self.weights.layers[number], self.numbers.heads, self.width
-        assert layer.qkv.bias is not None
-        query, key, value = layer.qkv.weight.split(width)
-        query_bias, _, value_bias = layer.qkv.bias.split(width)
+        _, key, value = layer.qkv.weight_OI.split(width)
+        assert layer.qkv.bias_O is not None
+        value_bias = layer.qkv.bias_O[2 * width :]
         uses = self.uses(number, ("query",), members, of_texts=True)
         first_BD = x_TD.index_select(0, where.first_B).to(self.number_type)
-        query_BD = adapted_linear(first_BD, query, query_bias, uses).float()
+        query_BD = adapted_product(first_BD, self._last_query, uses).float()
         query_HBK = query_BD.unflatten(1, (heads, -1)).transpose(0, 1)
         queries = [torch.bmm(query_HBK, key.float().unflatten(0, (heads, -1)))]
         features = [x_TD]

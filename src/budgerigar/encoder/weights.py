@@ -15,20 +15,13 @@ import torch
 
 from budgerigar.encoder.checkpoints import Checkpoint
 from budgerigar.encoder.families import Family
+from budgerigar.encoder.products import Product
 from budgerigar.errors import ModelError
 
 
 @dataclass(frozen=True)
 class Norm:
-    """A LayerNorm's tensors `[D]`, float32."""
-
-    weight: torch.Tensor
-    bias: torch.Tensor
-
-
-@dataclass(frozen=True)
-class Linear:
-    """A frozen product: weight `[O, I]` and bias `[O]` in the number type of products."""
+    """A LayerNorm's tensors `[D]`, float32; some have no bias."""
 
     weight: torch.Tensor
     bias: torch.Tensor | None
@@ -38,11 +31,11 @@ class Linear:
 class Layer:
     """A layer; `qkv` is query, key and value one below another, `[3D, D]`, with biases."""
 
-    qkv: Linear
-    attention_output: Linear
+    qkv: Product
+    attention_output: Product
     attention_norm: Norm
-    intermediate: Linear
-    output: Linear
+    intermediate: Product
+    output: Product
     output_norm: Norm
 
 
@@ -80,10 +73,10 @@ def load(
     """
     with open_tensors(checkpoint, family.base) as read:
 
-        def linear(*paths: str) -> Linear:
+        def product(*paths: str) -> Product:
             weights = [read(f"{path}.weight").to(number_type) for path in paths]
             biases = [read(f"{path}.bias").to(number_type) for path in paths]
-            return Linear(torch.cat(weights).to(device), torch.cat(biases).to(device))
+            return Product(torch.cat(weights).to(device), torch.cat(biases).to(device))
 
         def norm(path: str) -> Norm:
             weight, bias = (read(f"{path}.{part}").float().to(device) for part in _NORM_PARTS)
@@ -98,11 +91,11 @@ def load(
                 name: f"{family.layers}.{number}.{path}" for name, path in family.layer.items()
             }
             return Layer(
-                qkv=linear(paths["query"], paths["key"], paths["value"]),
-                attention_output=linear(paths["attention_output"]),
+                qkv=product(paths["query"], paths["key"], paths["value"]),
+                attention_output=product(paths["attention_output"]),
                 attention_norm=norm(paths["attention_norm"]),
-                intermediate=linear(paths["intermediate"]),
-                output=linear(paths["output"]),
+                intermediate=product(paths["intermediate"]),
+                output=product(paths["output"]),
                 output_norm=norm(paths["output_norm"]),
             )
 
