@@ -1,0 +1,280 @@
+"""How fast the AG News recipe trains here, beside transformers + PEFT and beside the floor.
+
+One run measures all sides in turn, on the same texts, and prints ratios:
+
+    python benchmarks/training.py --model FOLDER --data train.csv [--json FILE]
+
+FOLDER holds roberta-base, or its shape with random weights: the time of a step does not
+depend on the weights' values. A figure is seconds for a text in one of five epochs; the pass
+through the frozen layers, done once, counts a fifth. Evaluation is left out on both sides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import measure
+import peer
+from budgerigar import pipeline, recipe_text, sources
+from budgerigar.data.tokens import PackedTexts, load_tokenizer, tokenize
+from budgerigar.encoder import hardware, paths
+from budgerigar.encoder.interface import Tokens
+from budgerigar.encoder.lora import LowRank
+from budgerigar.planning import Plan
+from budgerigar.recipe import SHARED_OPTIMIZER_FIELDS
+from budgerigar.training import loop, optimizer
+
+EPOCHS = 5
+STEPS = 8
+"""Training steps of a stretch; the notebook's method gets one, as each takes seconds."""
+PREFIX_TEXTS = 128
+"""Texts of a stretch of the pass through the frozen layers."""
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True, help="folder of roberta-base or its shape")
+    parser.add_argument("--data", required=True, help="a CSV of labelled texts")
+    parser.add_argument("--rows", type=int, default=2000, help="texts to draw batches from")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    return parser.parse_args()
+
+
+class Sides:
+    """The sides of the comparison over the same tokenized texts."""
+
+    def __init__(
+        self, plan: Plan, packed: PackedTexts, labels: np.ndarray, *, prepare: bool
+    ) -> None:
+        self.plan, self.packed, self.labels = plan, packed, labels
+        self.texts = [
+            packed.ids_T[a:b].tolist()
+            for a, b in zip(packed.offsets, packed.offsets[1:], strict=False)
+        ]
+        device = hardware.device()
+        self.precision = hardware.resolve_precision(plan.recipe.precision, device).name
+        self.encoder = paths.fresh(
+            paths.Base(
+                plan.checkpoint, plan.shape, len(plan.classes), self.precision, device, "benchmark"
+            ),
+            plan.selection,
+            LowRank(
+                plan.recipe.adapter.alpha, plan.recipe.adapter.dropout, plan.recipe.adapter.rslora
+            ),
+            plan.dropouts,
+            seed=plan.recipe.seed,
+            force_reference=False,
+        )
+        self.prepared = self.encoder.prepare(packed, "the sample") if prepare else packed
+        tokenizer = load_tokenizer(plan.checkpoint.folder, plan.recipe.model.name)
+        self.padding = int(tokenizer.pad_token_id or 0)
+        self._peers: dict[peer.Method, Iterator[None]] = {}
+
+    def budgie(self, number: int) -> float:
+        """Seconds for a text in one epoch, the frozen layers' share included."""
+        prefix = self.prefix_seconds(number, PREFIX_TEXTS) / PREFIX_TEXTS
+        step = self.step_seconds(number, STEPS, self.prepared, self.labels)
+        return step / self.plan.recipe.batch + prefix / EPOCHS
+
+    def floor(self, number: int) -> float:
+        """The same for the recipe's unavoidable matrix products alone."""
+        tokens = float(np.mean(self.packed.lengths)) * self.plan.recipe.batch
+        below, above = unavoidable_products(self.plan, round(tokens))
+        number_type = hardware.SIXTEEN_BITS.get(self.precision, torch.float32)
+        once, often = (products_seconds(part, number_type) for part in (below, above))
+        return (often + once / EPOCHS) / self.plan.recipe.batch
+
+    def peft(self, method: peer.Method, steps: int) -> Callable[[int], float]:
+        """A side: seconds for a text in one epoch of transformers + PEFT."""
+
+        def side(number: int) -> float:
+            step = self._peers.setdefault(method, self._peer(method))
+            return sum(measure.seconds(lambda: next(step)) for _ in range(steps)) / (
+                steps * self.plan.recipe.batch
+            )
+
+        return side
+
+    def best_peft(self) -> Iterator[None]:
+        """Endless training steps of PEFT at its best."""
+        return self._peer(peer.BEST)
+
+    def _peer(self, method: peer.Method) -> Iterator[None]:
+        """Endless training steps of the peer."""
+        model = peer.classifier(
+            self.plan.checkpoint.folder, len(self.plan.classes), self.plan.selection.layers, seed=1
+        )
+        model.train()
+        trained = [p for p in model.parameters() if p.requires_grad]
+        adamw = torch.optim.AdamW(trained, lr=5e-4, weight_decay=0.01)
+        epoch = 0
+        while True:
+            rows = peer.batches(self.texts, method, self.plan.recipe.batch, seed=epoch)
+            # The grouped order begins with the longest texts: a stretch of it must not.
+            for batch in sorted(rows, key=lambda batch: hash((epoch, *batch))):
+                texts = [self.texts[row] for row in batch]
+                labels = [int(self.labels[row]) for row in batch]
+                peer.train_step(model, adamw, texts, labels, method, self.padding)
+                yield
+            epoch += 1
+
+    def step_seconds(self, number: int, steps: int, texts: Tokens, labels: np.ndarray) -> float:
+        """Mean seconds of a step, as the training loop itself records them."""
+        recipe, found = self.plan.recipe, []
+        trained = self.encoder.trainables()
+        options = recipe.optimizer.model_dump(exclude=SHARED_OPTIMIZER_FIELDS)
+        made = optimizer.build(
+            trained, self.plan.rates, recipe.optimizer.name, options, recipe.optimizer.weight_decay
+        )
+        settings = loop.LoopSettings(
+            epochs=1,
+            steps=steps,
+            batch=recipe.batch,
+            accumulation=1,
+            clip=recipe.clip,
+            label_smoothing=0.0,
+            class_weights=None,
+            early_stopping=None,
+            checkpoint_steps=10**9,
+            schedule="constant",
+            warmup=0.0,
+            seed=number,
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            around = loop.Surroundings(
+                validate=lambda dry: loop.Validation(0.0, 0.0, 0.0),
+                log_step=found.append,
+                log_epoch=lambda record: None,
+                keep_best=lambda: None,
+                checkpoints=Path(folder),
+            )
+            loop.train(self.encoder, texts, labels, made, settings, around)
+        return float(np.mean([record.seconds for record in found]))
+
+    def prefix_seconds(self, number: int, texts: int) -> float:
+        """Seconds to pass some texts through the frozen layers, into a cache of their own."""
+        rows = np.random.default_rng(number).permutation(len(self.packed))[:texts]
+        ids_T, offsets = self.packed.batch(rows)
+        some = PackedTexts(ids_T.astype(np.int32), offsets, cut=0)
+        return measure.seconds(lambda: self.encoder.prepare(some, "a stretch"))
+
+
+def unavoidable_products(
+    plan: Plan, tokens: int
+) -> tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]]:
+    """Shapes of the products `[rows, inputs] x [inputs, outputs]` for a batch.
+
+    Below the lowest trained layer every matrix runs forwards, once. Above, every matrix runs
+    forwards and backwards, but for the lowest layer's query, key and value, below which
+    nothing wants a gradient; the last layer's products are for one token a text and left out.
+
+    Returns:
+        Those of the frozen prefix, and those of a training step.
+    """
+    lowest = min(plan.selection.layers)
+    below, above = [], []
+    for number, layer in enumerate(plan.shape.layers[:-1]):
+        for matrix in layer:
+            forwards = (tokens, matrix.inputs, matrix.outputs)
+            if number < lowest:
+                below.append(forwards)
+                continue
+            above.append(forwards)
+            if number > lowest or matrix.name not in ("query", "key", "value"):
+                above.append((tokens, matrix.outputs, matrix.inputs))
+    return below, above
+
+
+def products_seconds(shapes: list[tuple[int, int, int]], number_type: torch.dtype) -> float:
+    """Seconds that products of these shapes take, one after another and nothing else."""
+    operands = {
+        shape: (
+            torch.randn(shape[0], shape[1]).to(number_type),
+            torch.randn(shape[1], shape[2]).to(number_type),
+        )
+        for shape in dict.fromkeys(shapes)
+    }
+
+    def run() -> None:
+        for shape in shapes:
+            left, right = operands[shape]
+            left @ right
+
+    run()
+    return measure.seconds(run)
+
+
+def prepared_sides(model: str, data: str, rows: int, *, prepare: bool) -> Sides:
+    """The sides for the AG News recipe on a model and a file.
+
+    Args:
+        model: folder of the checkpoint.
+        data: a CSV of labelled texts.
+        rows: how many of them to draw batches from.
+        prepare: whether to compute the frozen layers for all of them.
+    """
+    recipe = recipe_text.read(
+        "agnews-adamw",
+        [
+            f"model.name={model}",
+            f"data.train={data}",
+            f"data.max_rows={rows}",
+            "data.test=null",
+            "precision=auto",
+        ],
+    )
+    plan = pipeline.plan(recipe)
+    splits = sources.read_splits(recipe, plan.classes)
+    tokenizer = load_tokenizer(plan.checkpoint.folder, recipe.model.name)
+    packed = tokenize(splits.train.texts, tokenizer, plan.max_length, "the sample")
+    return Sides(plan, packed, sources.labels_of(splits.train), prepare=prepare)
+
+
+def main() -> None:
+    """Measures, prints, writes."""
+    asked = arguments()
+    os.environ["BUDGERIGAR_CACHE"] = tempfile.mkdtemp(prefix="budgie-benchmark-")
+    sides = prepared_sides(asked.model, asked.data, asked.rows, prepare=True)
+    packed = sides.packed
+    print(
+        f"{len(packed):,} texts of {np.mean(packed.lengths):.1f} tokens, {sides.precision}, "
+        f"{torch.get_num_threads()} threads; seconds for a text in one of {EPOCHS} epochs"
+    )
+    found = measure.in_turn(
+        {
+            "budgie": sides.budgie,
+            "floor": sides.floor,
+            "best_peft": sides.peft(peer.BEST, STEPS),
+            "notebook": sides.peft(peer.NOTEBOOK, 1),
+        },
+        asked.rounds,
+    )
+    figures = {
+        "ratio_notebook": measure.ratios(found["notebook"], found["budgie"]),
+        "ratio_best_peft": measure.ratios(found["best_peft"], found["budgie"]),
+        "share_of_floor": measure.ratios(found["floor"], found["budgie"]),
+    }
+    print(f"against the notebook's method: {figures['ratio_notebook']} times as fast")
+    print(f"against PEFT at its best: {figures['ratio_best_peft']} times as fast")
+    print(f"share of the matrix products' own pace: {figures['share_of_floor']}")
+    made_from = {
+        "seconds_a_text": found,
+        "texts": len(packed),
+        "tokens_a_text": float(np.mean(packed.lengths)),
+        "precision": sides.precision,
+        "machine": hardware.describe(hardware.device()),
+    }
+    measure.write(asked.json, figures, made_from)
+
+
+if __name__ == "__main__":
+    main()
