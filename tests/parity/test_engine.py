@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -247,6 +249,25 @@ def test_cached_prefix_equals_computed_prefix(base_of):
     expected, expected_gradients = gradients_of(engine, texts, rows)
     assert float((logits - expected).abs().max()) < 1e-5
     assert largest_difference(gradients, expected_gradients) < 1e-5
+
+
+def test_the_cache_tells_configurations_apart_that_share_their_weights(base_of, tmp_path):
+    """Other numbers in config.json make other hidden states of the same weights."""
+    base = base_of("roberta")
+    folder = tmp_path / "model"
+    shutil.copytree(base.checkpoint.folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_attention_heads": 2}))
+    checkpoint = checkpoints.locate(str(folder), None, weights=True)
+    other = replace(base, checkpoint=checkpoint, shape=read_shape(checkpoint, CLASSES))
+    selection = Selection(("query",), (2, 3), 4, {}, "none", "full")
+    texts, rows = texts_of(RAGGED), np.arange(len(RAGGED))
+    for one in (base, other):
+        engine, _ = both(one, selection)
+        with torch.no_grad():
+            cached = engine.logits(engine.prepare(texts, "texts"), rows, None)
+            computed = engine.logits(texts, rows, None)
+        assert float((cached - computed).abs().max()) < 1e-5
 
 
 @pytest.mark.parametrize("family", ["roberta", "bert", "distilbert", "modernbert"])

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from budgerigar.console import note
 from budgerigar.encoder.attention import Ragged, ragged
 from budgerigar.encoder.interface import Tokens, Trainable, require_same
 from budgerigar.encoder.lora import Factors
@@ -89,6 +90,9 @@ class PackedClassifier:
         identity: what tells this base from others, for the cache's names.
         prefix_dropout: whether training drops out in frozen layers too, which gives up the
             cache.
+
+    Raises:
+        BudgieError: when the cache's settings cannot be used.
     """
 
     path = "engine"
@@ -104,6 +108,7 @@ class PackedClassifier:
     ) -> None:
         self._frozen, self._adapter = frozen, adapter
         self._identity, self._prefix_dropout = identity, prefix_dropout
+        self._cache = PrefixCache()
         self._lowest = min((layer for layer, _ in adapter.updates), default=frozen.depth)
         self.precision = precision
         self.device = frozen.device
@@ -144,8 +149,13 @@ class PackedClassifier:
         def compute(first: int, last: int) -> np.ndarray:
             return self._prefix_rows(texts, np.arange(first, last), offsets[first : last + 1])
 
-        rows = PrefixCache().open(about, layout, compute, label)
-        return texts if rows is None else PrefixedTexts(texts, rows, offsets)
+        rows = self._cache.open(about, layout, compute, label)
+        if rows is not None:
+            return PrefixedTexts(texts, rows, offsets)
+        # A frozen layer is computed forwards, a trained one backwards too.
+        trained = 2 * max(1, self._frozen.depth - self._lowest)
+        note(f"an epoch takes about {1 + self._lowest / trained:.1f} times as long for that")
+        return texts
 
     def logits(
         self, texts: Tokens, rows: np.ndarray, dropout: np.random.Generator | None
