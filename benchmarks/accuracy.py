@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--rows", type=int, default=4000)
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--layers", default="last:2", help="of the agnews-adamw recipe")
+    parser.add_argument("--layers", default="last:2", help="that train in part: the top third")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--sides", nargs="*", default=[*SIDES, FULL])
     asked = parser.parse_args()
@@ -80,11 +80,12 @@ def accuracy(side: str, seed: int, asked: argparse.Namespace) -> float:
             "data.train": asked.train,
             "data.test": asked.test,
             "data.max_rows": asked.rows,
+            "adapter.layers": asked.layers,
             "seed": seed,
             **changes,
         }
         if recipe == "agnews-adamw":
-            overrides |= {"adapter.layers": asked.layers, "epochs": asked.epochs}
+            overrides["epochs"] = asked.epochs
         budgerigar.train(recipe, folder, **overrides)
     results = json.loads((folder / "results.json").read_text())
     return float(results["test"]["accuracy"])

@@ -1,0 +1,174 @@
+"""Time until validation accuracy reaches what PEFT at its best ends with."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import get_linear_schedule_with_warmup
+
+import peer
+from budgerigar import pipeline, predict, recipe_text, sources
+from budgerigar.data.tokens import PackedTexts, load_tokenizer, tokenize
+from budgerigar.encoder import hardware, paths
+from budgerigar.encoder.lora import LowRank
+from budgerigar.evaluation import metrics
+from budgerigar.recipe import SHARED_OPTIMIZER_FIELDS, Recipe
+from budgerigar.training import loop, optimizer
+
+ROWS, VALIDATION = 5_000, 0.2
+PEER_EPOCHS = 3
+LAYERS = "last:2"
+"""The top third of six layers, on both sides."""
+
+
+class SameEnd:
+    """Both sides on the same rows of the six-layer RoBERTa; models and tokens are ready
+    before the clock starts, on both sides."""
+
+    def __init__(self, model: str, data: str) -> None:
+        self.recipe = self._recipe("agnews-best", model, data)
+        self.peer_recipe = self._recipe("agnews-adamw", model, data)
+        self.plan = pipeline.plan(self.recipe)
+        splits = sources.read_splits(self.recipe, self.plan.classes)
+        tokenizer = load_tokenizer(self.plan.checkpoint.folder, model)
+        self.padding = int(tokenizer.pad_token_id or 0)
+        self.packed = {
+            name: tokenize(texts.texts, tokenizer, self.plan.max_length, name)
+            for name, texts in splits.named().items()
+        }
+        self.labels = {n: sources.labels_of(texts) for n, texts in splits.named().items()}
+
+    def peft(self, seed: int) -> tuple[float, float]:
+        """Seconds of PEFT at its best, validated after every epoch, and its last accuracy."""
+        texts = {name: unpacked(packed) for name, packed in self.packed.items()}
+        recipe = self.peer_recipe
+        layers = pipeline.plan(recipe).selection.layers
+        model = peer.classifier(self.plan.checkpoint.folder, len(self.plan.classes), layers, seed)
+        head = [p for n, p in model.named_parameters() if p.requires_grad and "lora_" not in n]
+        adapter = [p for n, p in model.named_parameters() if p.requires_grad and "lora_" in n]
+        rates = recipe.optimizer
+        adamw = torch.optim.AdamW(
+            [{"params": adapter, "lr": rates.rate}, {"params": head, "lr": rates.head}],
+            weight_decay=rates.weight_decay,
+        )
+        steps = PEER_EPOCHS * -(-len(texts["train"]) // recipe.batch)
+        schedule = get_linear_schedule_with_warmup(adamw, steps // 10, steps)
+        start, accuracy = time.perf_counter(), 0.0
+        for epoch in range(PEER_EPOCHS):
+            model.train()
+            order = peer.batches(texts["train"], peer.BEST, recipe.batch, 1000 * seed + epoch)
+            for rows in order:
+                some = [texts["train"][row] for row in rows]
+                own = [int(self.labels["train"][row]) for row in rows]
+                peer.train_step(model, adamw, some, own, peer.BEST, self.padding)
+                schedule.step()
+            accuracy = self._peer_accuracy(model, texts["validation"])
+        return time.perf_counter() - start, accuracy
+
+    def budgie(self, seed: int, wanted: float) -> tuple[float, float]:
+        """Seconds until validation accuracy is `wanted`, frozen layers included; infinite
+        where it never is. And the accuracy reached."""
+        recipe, plan = self.recipe, self.plan
+        device = hardware.device()
+        encoder = paths.fresh(
+            paths.Base(
+                plan.checkpoint,
+                plan.shape,
+                len(plan.classes),
+                hardware.resolve_precision("auto", device).name,
+                device,
+                f"{time.time()}",
+            ),
+            plan.selection,
+            LowRank(recipe.adapter.alpha, recipe.adapter.dropout, recipe.adapter.rslora),
+            plan.dropouts,
+            seed=seed,
+            force_reference=False,
+        )
+        made = optimizer.build(
+            encoder.trainables(),
+            plan.rates,
+            recipe.optimizer.name,
+            recipe.optimizer.model_dump(exclude=SHARED_OPTIMIZER_FIELDS),
+            recipe.optimizer.weight_decay,
+        )
+        start = time.perf_counter()
+        prepared = {name: encoder.prepare(texts, name) for name, texts in self.packed.items()}
+        reached: list[tuple[float, float]] = []
+
+        def validate(dry: bool) -> loop.Validation:
+            found = predict.packed_logits(
+                encoder, prepared["validation"], 64, "validating", 64 if dry else None
+            )
+            scores = metrics.score(found, self.labels["validation"][: len(found)])
+            if not dry:
+                reached.append((time.perf_counter() - start, scores.accuracy))
+            return loop.Validation(scores.loss, scores.accuracy, scores.macro_f1)
+
+        with tempfile.TemporaryDirectory() as folder:
+            around = loop.Surroundings(
+                validate=validate,
+                log_step=lambda record: None,
+                log_epoch=lambda record: None,
+                keep_best=lambda: None,
+                checkpoints=Path(folder),
+            )
+            settings = loop_settings(recipe, seed)
+            train = prepared["train"]
+            loop.train(encoder, train, self.labels["train"], made, settings, around)
+        best = max(accuracy for _, accuracy in reached)
+        times = [seconds for seconds, accuracy in reached if accuracy >= wanted]
+        return (times[0] if times else float("inf")), best
+
+    def _peer_accuracy(self, model: torch.nn.Module, texts: list[list[int]]) -> float:
+        model.eval()
+        right, labels = 0, self.labels["validation"]
+        order = np.argsort([-len(text) for text in texts], kind="stable")
+        with torch.no_grad():
+            for first in range(0, len(order), 64):
+                rows = order[first : first + 64]
+                found = peer.logits(model, [texts[row] for row in rows], peer.BEST, self.padding)
+                right += int((found.argmax(1).numpy() == labels[rows]).sum())
+        return right / len(texts)
+
+    def _recipe(self, name: str, model: str, data: str) -> Recipe:
+        return recipe_text.read(
+            name,
+            [
+                f"model.name={model}",
+                f"data.train={data}",
+                f"data.max_rows={ROWS}",
+                f"data.validation={VALIDATION}",
+                "data.test=null",
+                f"adapter.layers={LAYERS}",
+                "precision=auto",
+            ],
+        )
+
+
+def unpacked(packed: PackedTexts) -> list[list[int]]:
+    """Token ids, text by text."""
+    return [packed.ids_T[a:b].tolist() for a, b in itertools.pairwise(packed.offsets)]
+
+
+def loop_settings(recipe: Recipe, seed: int) -> loop.LoopSettings:
+    """The loop's numbers of a recipe, without checkpoints on the way."""
+    return loop.LoopSettings(
+        epochs=recipe.epochs,
+        steps=recipe.steps,
+        batch=recipe.batch,
+        accumulation=recipe.accumulation,
+        clip=recipe.clip,
+        label_smoothing=recipe.label_smoothing,
+        class_weights=None,
+        early_stopping=None,
+        checkpoint_steps=10**9,
+        schedule=recipe.schedule.name,
+        warmup=recipe.schedule.warmup,
+        seed=seed,
+    )
