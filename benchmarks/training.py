@@ -216,7 +216,9 @@ def products_seconds(shapes: list[tuple[int, int, int]], number_type: torch.dtyp
     return measure.seconds(run)
 
 
-def prepared_sides(model: str, data: str, rows: int, *, prepare: bool) -> Sides:
+def prepared_sides(
+    model: str, data: str, rows: int, *, prepare: bool, rank: int | None = None
+) -> Sides:
     """The sides for the AG News recipe on a model and a file.
 
     Args:
@@ -224,6 +226,7 @@ def prepared_sides(model: str, data: str, rows: int, *, prepare: bool) -> Sides:
         data: a CSV of labelled texts.
         rows: how many of them to draw batches from.
         prepare: whether to compute the frozen layers for all of them.
+        rank: of the updates, if not the recipe's.
     """
     recipe = recipe_text.read(
         "agnews-adamw",
@@ -233,6 +236,7 @@ def prepared_sides(model: str, data: str, rows: int, *, prepare: bool) -> Sides:
             f"data.max_rows={rows}",
             "data.test=null",
             "precision=auto",
+            *([f"adapter.rank={rank}", "budget.max_trainable=10000000"] if rank else []),
         ],
     )
     plan = pipeline.plan(recipe)

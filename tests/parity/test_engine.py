@@ -251,6 +251,32 @@ def test_cached_prefix_equals_computed_prefix(base_of):
     assert largest_difference(gradients, expected_gradients) < 1e-5
 
 
+@pytest.mark.parametrize("family", ALL)
+def test_where_only_the_head_trains_one_vector_a_text_is_kept(base_of, family):
+    """PEFT knows no adapter without updates; fresh updates, which are zero, stand in for it."""
+    low_rank, texts, rows = LowRank(16, 0.0, False), texts_of(RAGGED), np.array([3, 0, 1, 6])
+    engine, reference = (
+        paths.fresh(
+            base_of(family),
+            Selection(("all",), layers, 4, {}, "none", "full"),
+            low_rank,
+            NO_DROPOUT,
+            seed=3,
+            force_reference=forced,
+        )
+        for layers, forced in (((), False), ((3,), True))
+    )
+    prepared = engine.prepare(texts, "texts")
+    assert prepared.rows.shape == (len(texts), 32)
+    expected, expected_gradients = gradients_of(reference, texts, rows)
+    head = {one.name for one in engine.trainables()}
+    assert head == {one.name for one in reference.trainables() if one.part == "head"}
+    for source in (prepared, texts):
+        logits, gradients = gradients_of(engine, source, rows)
+        assert float((logits - expected).abs().max()) < 1e-5
+        assert max(float((gradients[n] - expected_gradients[n]).abs().max()) for n in head) < 1e-5
+
+
 def test_the_cache_tells_configurations_apart_that_share_their_weights(base_of, tmp_path):
     """Other numbers in config.json make other hidden states of the same weights."""
     base = base_of("roberta")

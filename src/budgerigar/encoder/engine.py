@@ -162,20 +162,31 @@ class PackedClassifier:
     ) -> torch.Tensor:
         """Logits `[B, C]`, float32, of some rows; see `interface.Encoder`."""
         frozen = self._frozen
+        if self._lowest == frozen.depth:
+            return frozen.logits(self._pooled(texts, rows), self._adapter.head, dropout)
         if isinstance(texts, PrefixedTexts):
-            content, offsets = texts.read(rows)
-            total = self._rows(len(content))
-            stored = torch.from_numpy(content).view(frozen.number_type).to(self.device).float()
-            hidden = F.pad(stored, (0, 0, 0, total - len(content)))
+            stored, offsets = self._stored(texts, rows)
+            total = self._rows(len(stored))
+            hidden = F.pad(stored, (0, 0, 0, total - len(stored)))
             where = ragged(offsets[:-1], np.diff(offsets), total, self.device)
         else:
             hidden, where = self._prefix(*texts.batch(rows), dropout)
         member = Member(self._adapter.updates, slice(0, len(hidden)), slice(0, len(rows)), dropout)
-        if self._lowest < frozen.depth:
-            middle = range(self._lowest, frozen.depth - 1)
-            hidden = frozen.run_layers(hidden, where, middle, [member])
-            hidden = frozen.run_last_layer(hidden, where, [member])
+        hidden = frozen.run_layers(hidden, where, range(self._lowest, frozen.depth - 1), [member])
+        hidden = frozen.run_last_layer(hidden, where, [member])
         return frozen.logits(hidden, self._adapter.head, dropout)
+
+    def _pooled(self, texts: Tokens, rows: np.ndarray) -> torch.Tensor:
+        """What the head reads of some texts, where it alone trains, `[B, D]`."""
+        if isinstance(texts, PrefixedTexts):
+            return self._stored(texts, rows)[0]
+        return self._prefix(*texts.batch(rows), None)[0]
+
+    def _stored(self, texts: PrefixedTexts, rows: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
+        """The prefix's output for some texts from the cache, float32, and its offsets."""
+        content, offsets = texts.read(rows)
+        stored = torch.from_numpy(content).view(self._frozen.number_type)
+        return stored.to(self.device).float(), offsets
 
     def state(self) -> dict[str, torch.Tensor]:
         """The adapter's tensors on the CPU, named as PEFT names them in its files."""
