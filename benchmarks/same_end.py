@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -118,7 +119,7 @@ class SameEnd:
                 keep_best=lambda: None,
                 checkpoints=Path(folder),
             )
-            settings = loop_settings(recipe, seed)
+            settings = replace(pipeline.loop_settings(recipe), seed=seed)
             train = prepared["train"]
             loop.train(encoder, train, self.labels["train"], made, settings, around)
         best = max(accuracy for _, accuracy in reached)
@@ -154,21 +155,3 @@ class SameEnd:
 def unpacked(packed: PackedTexts) -> list[list[int]]:
     """Token ids, text by text."""
     return [packed.ids_T[a:b].tolist() for a, b in itertools.pairwise(packed.offsets)]
-
-
-def loop_settings(recipe: Recipe, seed: int) -> loop.LoopSettings:
-    """The loop's numbers of a recipe, without checkpoints on the way."""
-    return loop.LoopSettings(
-        epochs=recipe.epochs,
-        steps=recipe.steps,
-        batch=recipe.batch,
-        accumulation=recipe.accumulation,
-        clip=recipe.clip,
-        label_smoothing=recipe.label_smoothing,
-        class_weights=None,
-        early_stopping=None,
-        checkpoint_steps=10**9,
-        schedule=recipe.schedule.name,
-        warmup=recipe.schedule.warmup,
-        seed=seed,
-    )

@@ -146,8 +146,8 @@ class Sides:
             trained, self.plan.rates, recipe.optimizer.name, options, recipe.optimizer.weight_decay
         )
         settings = replace(
-            same_end.loop_settings(recipe, number),
-            epochs=1,
+            pipeline.loop_settings(recipe),
+            seed=number,
             steps=steps,
             schedule="constant",
             warmup=0.0,

@@ -182,6 +182,26 @@ def draw_curves(folders: Sequence[str | Path], stem: Path) -> list[Path]:
     return report.draw_curves(curves, stem)
 
 
+def loop_settings(recipe: Recipe, class_weights: tuple[float, ...] | None = None) -> LoopSettings:
+    """The training loop's numbers of a recipe; the classes' weights come from the data."""
+    from budgerigar.training.loop import LoopSettings
+
+    return LoopSettings(
+        epochs=recipe.epochs,
+        steps=recipe.steps,
+        batch=recipe.batch,
+        accumulation=recipe.accumulation,
+        clip=recipe.clip,
+        label_smoothing=recipe.label_smoothing,
+        class_weights=class_weights,
+        early_stopping=recipe.early_stopping,
+        checkpoint_steps=recipe.checkpoint_steps,
+        schedule=recipe.schedule.name,
+        warmup=recipe.schedule.warmup,
+        seed=recipe.seed,
+    )
+
+
 class _Conductor:
     """One run, stage by stage."""
 
@@ -333,8 +353,6 @@ class _Conductor:
         )
 
     def _loop_settings(self, labels: np.ndarray) -> LoopSettings:
-        from budgerigar.training.loop import LoopSettings
-
         recipe = self.recipe
         weights: tuple[float, ...] | None = None
         if recipe.class_weights == "balanced":
@@ -342,20 +360,7 @@ class _Conductor:
             weights = tuple((len(labels) / (len(counts) * counts)).tolist())
         elif recipe.class_weights != "none":
             weights = recipe.class_weights
-        return LoopSettings(
-            epochs=recipe.epochs,
-            steps=recipe.steps,
-            batch=recipe.batch,
-            accumulation=recipe.accumulation,
-            clip=recipe.clip,
-            label_smoothing=recipe.label_smoothing,
-            class_weights=weights,
-            early_stopping=recipe.early_stopping,
-            checkpoint_steps=recipe.checkpoint_steps,
-            schedule=recipe.schedule.name,
-            warmup=recipe.schedule.warmup,
-            seed=recipe.seed,
-        )
+        return loop_settings(recipe, weights)
 
     def _log_epoch(self, record: EpochRecord) -> None:
         self.files.log_epoch(asdict(record))
