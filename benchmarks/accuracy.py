@@ -3,7 +3,7 @@
     python benchmarks/accuracy.py --model FOLDER --train train.csv --test test.csv --out RUNS
 
 Every side trains on the same number of rows with the same seeds and is scored once on the
-test file. A finished run in RUNS is not trained again. Prints a table with the mean over
+test file. A finished run in RUNS is not trained again, a stopped one goes on. Prints a table with the mean over
 seeds, its 95 % interval (Student's t over the seeds) and every seed's figure.
 """
 
@@ -86,7 +86,10 @@ def accuracy(side: str, seed: int, asked: argparse.Namespace) -> float:
         }
         if recipe == "agnews-adamw":
             overrides["epochs"] = asked.epochs
-        budgerigar.train(recipe, folder, **overrides)
+        if (folder / "recipe.yaml").exists():
+            budgerigar.resume(folder)
+        else:
+            budgerigar.train(recipe, folder, **overrides)
     results = json.loads((folder / "results.json").read_text())
     return float(results["test"]["accuracy"])
 
