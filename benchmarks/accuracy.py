@@ -3,8 +3,8 @@
     python benchmarks/accuracy.py --model FOLDER --train train.csv --test test.csv --out RUNS
 
 Every side trains on the same number of rows with the same seeds and is scored once on the
-test file. A finished run in RUNS is not trained again, a stopped one goes on. Prints a table with the mean over
-seeds, its 95 % interval (Student's t over the seeds) and every seed's figure.
+test file. A finished run in RUNS is not trained again, a stopped one goes on. Prints a table
+with the mean over seeds, its 95 % interval (Student's t over the seeds) and every seed's figure.
 """
 
 from __future__ import annotations
