@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, TaskType
+from peft import LoraConfig, PeftConfig, PeftType, TaskType
+from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.other import get_pattern_key
 
 from budgerigar.encoder.budget import Selection, select
@@ -19,7 +20,9 @@ from budgerigar.encoder.lora import LowRank
 from budgerigar.encoder.shape import Matrix, Shape
 from budgerigar.errors import AdapterError
 
+CONFIGURATION = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
+OLD_TENSORS = "adapter_model.bin"
 UNDERSTOOD = {
     "task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path",
     "revision", "inference_mode", "r", "target_modules", "exclude_modules", "lora_alpha",
@@ -28,6 +31,21 @@ UNDERSTOOD = {
     "qalora_group_size", "runtime_config",
 }  # fmt: skip
 """Fields of a LoRA configuration that the engine reads, or that change nothing it computes."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An adapter folder's content, whoever wrote it, readable but not yet understood.
+
+    Attributes:
+        folder: where it is, for messages.
+        config: PEFT's configuration.
+        tensors: by their names in the file; finite numbers with fractions.
+    """
+
+    folder: Path
+    config: Any
+    tensors: Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -46,7 +64,7 @@ class ReadAdapter:
     Attributes:
         updates: by layer and matrix.
         head: the head's tensors by their module path and part, such as `classifier.weight`.
-        config: PEFT's configuration.
+        config: PEFT's configuration, ready for JSON.
     """
 
     updates: Mapping[tuple[int, str], ReadUpdate]
@@ -87,83 +105,143 @@ def config_to_json(config: PeftConfig) -> dict[str, object]:
     """A configuration as PEFT's `adapter_config.json` holds it."""
     content: dict[str, Any] = config.to_dict()
     content["inference_mode"] = True
-    for name in ("target_modules", "modules_to_save"):
-        content[name] = sorted(content[name])
+    for name, value in content.items():
+        if isinstance(value, set) or (name == "modules_to_save" and value):
+            content[name] = sorted(set(value))
     return content
 
 
-def read_adapter(folder: Path, shape: Shape) -> ReadAdapter:
-    """Reads an adapter folder, whoever wrote it.
+def read_files(folder: Path) -> Stored:
+    """Reads an adapter folder.
+
+    Raises:
+        AdapterError: when its files are missing or damaged.
+    """
+    from safetensors.torch import load_file
+
+    # PEFT would ask the hub for a file that is not there.
+    if not (folder / CONFIGURATION).is_file():
+        raise _damaged(folder, f"{CONFIGURATION} is missing")
+    # What the files hold decides what PEFT and torch fall over: any exception of theirs.
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+    except Exception as error:
+        raise _damaged(folder, f"{CONFIGURATION}: {_one_line(error)}") from error
+    if config.peft_type is None:
+        raise _damaged(folder, f"{CONFIGURATION} says no peft_type")
+    try:
+        if (folder / TENSORS).is_file():
+            tensors: dict[str, torch.Tensor] = load_file(folder / TENSORS)
+        elif (folder / OLD_TENSORS).is_file():
+            tensors = torch.load(folder / OLD_TENSORS, map_location="cpu", weights_only=True)
+        else:
+            raise FileNotFoundError(f"{TENSORS} is missing")
+    except Exception as error:
+        raise _damaged(folder, _one_line(error)) from error
+    if not isinstance(tensors, dict) or not tensors:
+        raise _damaged(folder, "it holds no tensors")
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
+            raise _damaged(folder, f"{name} holds other values than numbers with fractions")
+        if not bool(tensor.isfinite().all()):
+            raise _damaged(folder, f"{name} holds values that are no finite numbers")
+    return Stored(folder, config, tensors)
+
+
+def interpret(
+    stored: Stored, shape: Shape, head_shapes: Mapping[str, tuple[int, ...]]
+) -> ReadAdapter:
+    """Makes out of a folder's content what the engine computes with.
+
+    Args:
+        stored: the content.
+        shape: of the classifier.
+        head_shapes: shapes of the head's tensors, by module path and part.
 
     Raises:
         Obstacle: when it asks for something that the engine does not compute.
-        AdapterError: when its files cannot be read.
+        AdapterError: when it does not fit itself or the model.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not (folder / TENSORS).is_file():
-        raise Obstacle(f"the adapter has no {TENSORS}")
-    try:
-        config = PeftConfig.from_pretrained(str(folder))
-        tensors: dict[str, torch.Tensor] = load_file(folder / TENSORS)
-    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
-        raise AdapterError(
-            f"adapter {folder} does not load",
-            why=" ".join(str(error).split())[:200],
-            remedy="check that the folder is complete and belongs to this model",
-        ) from error
+    config = stored.config
     _require_understood(config)
-    matrices = {
-        f"{FILE_PREFIX}{matrix.path}": (layer, matrix)
-        for layer, of_layer in enumerate(shape.layers)
-        for matrix in of_layer
-    }
+    rest = {name.removeprefix(FILE_PREFIX): tensor for name, tensor in stored.tensors.items()}
     updates: dict[tuple[int, str], ReadUpdate] = {}
-    head: dict[str, torch.Tensor] = {}
-    for name, tensor in tensors.items():
-        module, half, _ = name.partition(".lora_A.weight")
-        if half and module in matrices:
-            layer, matrix = matrices[module]
-            updates[layer, matrix.name] = _read_update(config, module, matrix, tensors)
-        elif name.endswith(".lora_B.weight") and name.rpartition(".lora_B")[0] in matrices:
-            continue
-        else:
-            head[name.removeprefix(FILE_PREFIX)] = tensor.float()
-    modules = {name.rpartition(".")[0] for name in head}
-    if odd := sorted(modules ^ {layer.path for layer in shape.head}):
-        raise Obstacle(f"the adapter's file holds other modules than the head: {odd[0]}")
+    for layer, of_layer in enumerate(shape.layers):
+        for matrix in of_layer:
+            halves = [rest.pop(f"{matrix.path}.lora_{half}.weight", None) for half in "AB"]
+            try:
+                update = _read_update(config, matrix, *halves)
+            except (re.error, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+                raise _damaged(stored.folder, f"{CONFIGURATION}: {_one_line(error)}") from error
+            if update is not None:
+                updates[layer, matrix.name] = update
+    if odd := sorted(set(rest) ^ set(head_shapes)):
+        raise Obstacle(f"the adapter's file and the head differ in {odd[0]}")
+    for name, tensor in rest.items():
+        if tensor.shape != head_shapes[name]:
+            raise AdapterError(
+                f"{name} has the shape {tuple(tensor.shape)} in adapter {stored.folder}, "
+                f"and {head_shapes[name]} in the model",
+                remedy="use the model and the number of classes that it was trained with",
+            )
+    head = {name: rest[name].float() for name in head_shapes}
     return ReadAdapter(updates, head, config_to_json(config))
 
 
 def _read_update(
-    config: Any, module: str, matrix: Matrix, tensors: Mapping[str, torch.Tensor]
-) -> ReadUpdate:
-    a_RI = tensors[f"{module}.lora_A.weight"].float()
-    b_OR = tensors.get(f"{module}.lora_B.weight")
+    config: Any, matrix: Matrix, a_RI: torch.Tensor | None, b_OR: torch.Tensor | None
+) -> ReadUpdate | None:
+    """The update of a matrix, which must be there if and only if the configuration names it."""
+    if a_RI is None and b_OR is None and not check_target_module_exists(config, matrix.path):
+        return None
+    rank = config.rank_pattern.get(_pattern(config.rank_pattern, matrix), config.r)
+    alpha = config.alpha_pattern.get(_pattern(config.alpha_pattern, matrix), config.lora_alpha)
     if (
-        b_OR is None
-        or a_RI.shape[1:] != (matrix.inputs,)
-        or b_OR.shape != (matrix.outputs, a_RI.shape[0])
+        a_RI is None
+        or b_OR is None
+        or a_RI.shape != (rank, matrix.inputs)
+        or b_OR.shape != (matrix.outputs, rank)
+        or not check_target_module_exists(config, matrix.path)
     ):
         raise AdapterError(
-            f"the update of {matrix.path} is not whole, or of another shape",
-            remedy="use the model that the adapter was trained with",
+            f"the update of {matrix.path} is not whole, or not what {CONFIGURATION} or the "
+            "model asks for",
+            remedy="use the adapter's own files and the model that it was trained with",
         )
-    pattern = get_pattern_key(config.alpha_pattern.keys(), matrix.path)
-    alpha = config.alpha_pattern.get(pattern, config.lora_alpha)
-    scale = LowRank(alpha, 0.0, config.use_rslora).scale(a_RI.shape[0])
-    return ReadUpdate(a_RI, b_OR.float(), scale)
+    scale = LowRank(alpha, 0.0, config.use_rslora).scale(rank)
+    if not abs(scale) < torch.finfo(torch.float32).max:
+        raise ValueError(f"updates are multiplied by {scale}")
+    return ReadUpdate(a_RI.float(), b_OR.float(), scale)
+
+
+def _pattern(patterns: Mapping[str, object], matrix: Matrix) -> str:
+    key: str = get_pattern_key(patterns.keys(), matrix.path)
+    return key
+
+
+def _damaged(folder: Path, why: str) -> AdapterError:
+    return AdapterError(
+        f"adapter {folder} does not load",
+        why=why,
+        remedy="check that the folder is complete and belongs to this model",
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _require_understood(config: PeftConfig) -> None:
     if not isinstance(config, LoraConfig):
-        raise Obstacle(f"the adapter is of PEFT's kind {config.peft_type}, not LoRA")
+        kind = PeftType(config.peft_type).value
+        raise Obstacle(f"the adapter is of PEFT's kind {kind}, not LoRA")
     if config.bias != "none":
         raise Obstacle("biases are trained")
     if config.init_lora_weights not in (True, False, "gaussian"):
         raise Obstacle(f"the adapter begins with {config.init_lora_weights}")
     plain, given = LoraConfig().to_dict(), config.to_dict()
+    if config.target_modules is None:
+        raise Obstacle("the adapter leaves its targets to PEFT")
     for field, value in given.items():
         if field not in UNDERSTOOD and value != plain.get(field):
             raise Obstacle(f"the adapter asks for {field}")

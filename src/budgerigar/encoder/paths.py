@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from budgerigar.encoder import adapter_files, hardware, modernbert, reference, weights
-from budgerigar.encoder.adapter_files import Obstacle
+from budgerigar.encoder.adapter_files import Obstacle, ReadAdapter, Stored
 from budgerigar.encoder.budget import Selection, select
 from budgerigar.encoder.checkpoints import Checkpoint
 from budgerigar.encoder.dropout import Dropouts
@@ -126,16 +126,15 @@ def from_adapter(base: Base, folder: Path) -> Encoder:
         ModelError: when the checkpoint lacks weights of the encoder.
     """
     config = classifier_config(base.checkpoint, base.classes)
+    stored = adapter_files.read_files(folder)
     try:
-        if why := unknown_architecture(base.checkpoint, base.shape):
-            raise Obstacle(why)
-        read = adapter_files.read_adapter(folder, base.shape)
+        read = _interpret(base, stored)
     except Obstacle:
         return reference.from_adapter(
             base.checkpoint,
             base.shape,
             base.classes,
-            folder,
+            stored,
             precision=base.precision,
             device=base.device,
         )
@@ -147,6 +146,27 @@ def from_adapter(base: Base, folder: Path) -> Encoder:
     }
     head = {name: _parameter(tensor, base.device) for name, tensor in read.head.items()}
     return _packed(base, config, updates, head, read.config, prefix_dropout=False)
+
+
+def adapter_obstacle(base: Base, folder: Path) -> str:
+    """Why the engine leaves an adapter to the reference path; empty where it does not.
+
+    Raises:
+        AdapterError: when the folder's files do not fit the model.
+    """
+    try:
+        _interpret(base, adapter_files.read_files(folder))
+    except Obstacle as obstacle:
+        return str(obstacle)
+    return ""
+
+
+def _interpret(base: Base, stored: Stored) -> ReadAdapter:
+    if why := unknown_architecture(base.checkpoint, base.shape):
+        raise Obstacle(why)
+    head = _head_of(base.checkpoint, base.shape, base.classes)
+    shapes = {name: tuple(tensor.shape) for name, tensor in head.items()}
+    return adapter_files.interpret(stored, base.shape, shapes)
 
 
 def _packed(

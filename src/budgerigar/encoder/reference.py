@@ -9,13 +9,11 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from peft import (
-    PeftConfig,
     PeftModel,
     get_peft_model,
     get_peft_model_state_dict,
@@ -24,7 +22,7 @@ from peft import (
 from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging
 
-from budgerigar.encoder.adapter_files import config_to_json, peft_config
+from budgerigar.encoder.adapter_files import Stored, config_to_json, peft_config
 from budgerigar.encoder.budget import Part, Selection
 from budgerigar.encoder.checkpoints import Checkpoint
 from budgerigar.encoder.dropout import Dropouts
@@ -143,7 +141,7 @@ def fresh(
         ModelError: when the checkpoint lacks weights of the encoder.
         SelectorError: when the selection matches nothing.
     """
-    model = _load_classifier(checkpoint, classes, dropouts, set(shape.saved_modules))
+    model, _ = _load_classifier(checkpoint, classes, dropouts, set(shape.saved_modules))
     generator = torch.Generator().manual_seed(seed)
     head = (
         (name, parameter)
@@ -151,8 +149,11 @@ def fresh(
         for name, parameter in model.get_submodule(layer.path).named_parameters(recurse=False)
     )
     draw_head(head, float(getattr(model.config, "initializer_range", 0.02)), generator)
+    config = peft_config(checkpoint, shape, selection, low_rank)
+    # PEFT puts the folder in the name's place, and warns where one was given.
+    config.base_model_name_or_path = None
     with _quiet():
-        wrapped = get_peft_model(model, peft_config(checkpoint, shape, selection, low_rank))
+        wrapped = get_peft_model(model, config)
     wrapped.peft_config["default"].base_model_name_or_path = checkpoint.name
     drawn = draw_updates(shape, selection, generator)
     with torch.no_grad():
@@ -169,7 +170,7 @@ def from_adapter(
     checkpoint: Checkpoint,
     shape: Shape,
     classes: int,
-    adapter: Path,
+    stored: Stored,
     *,
     precision: str,
     device: torch.device,
@@ -177,18 +178,32 @@ def from_adapter(
     """A pretrained encoder with an adapter from a folder, as `PeftModel.from_pretrained` reads it.
 
     Raises:
-        AdapterError: when the folder's files do not fit the model.
+        AdapterError: when the folder's files do not fit the model, or lack a layer of the head
+            that the checkpoint lacks too.
         ModelError: when the checkpoint lacks weights of the encoder.
     """
     no_change = Dropouts(None, None, prefix=True)
-    model = _load_classifier(checkpoint, classes, no_change, set(shape.saved_modules))
+    model, made = _load_classifier(checkpoint, classes, no_change, set(shape.saved_modules))
+    for name in made:
+        if not any(f".{given}".endswith(f".{name}") for given in stored.tensors):
+            raise AdapterError(
+                f"adapter {stored.folder} lacks a part of the head: {name}",
+                why="the base model lacks it too, so that it would be drawn at random",
+                remedy="save the adapter with every layer of the head among modules_to_save",
+            )
+    config = stored.config
+    config.inference_mode, config.base_model_name_or_path = True, None
+    folder = str(stored.folder)
     try:
         with _quiet():
-            config = PeftConfig.from_pretrained(str(adapter))
-            wrapped = PeftModel.from_pretrained(model, str(adapter), config=config)
-    except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
+            wrapped = get_peft_model(model, config)
+            report = wrapped.load_adapter(folder, "default", torch_device="cpu")
+        if odd := [*report.missing_keys, *report.unexpected_keys]:
+            raise ValueError(f"{odd[0]} is missing, or unknown")
+    # What the folder holds decides which of PEFT's checks falls over it.
+    except Exception as error:
         raise AdapterError(
-            f"adapter {adapter} does not load",
+            f"adapter {folder} does not load",
             why=" ".join(str(error).split())[:200],
             remedy="check that the folder is complete and belongs to this model",
         ) from error
@@ -197,7 +212,8 @@ def from_adapter(
 
 def _load_classifier(
     checkpoint: Checkpoint, classes: int, dropouts: Dropouts, saved_modules: set[str]
-) -> Any:
+) -> tuple[Any, list[str]]:
+    """The classifier, and the names of its tensors that the checkpoint does not hold."""
     config = classifier_config(checkpoint, classes, dropouts.hidden, dropouts.attention)
     with _quiet():
         try:
@@ -216,18 +232,15 @@ def _load_classifier(
                 remedy="fetch the checkpoint again, or choose another",
             ) from error
     mismatched = [entry[0] for entry in report["mismatched_keys"]]
-    lacking = [
-        name
-        for name in (*report["missing_keys"], *mismatched)
-        if not saved_modules & set(name.split("."))
-    ]
+    made = sorted({*report["missing_keys"], *mismatched})
+    lacking = [name for name in made if not saved_modules & set(name.split("."))]
     if lacking:
         raise ModelError(
             f"model {checkpoint.name} lacks {len(lacking)} tensors of its encoder: {lacking[0]}",
             why="its weights are not those of the architecture in config.json",
             remedy="fetch the checkpoint again, or choose another",
         )
-    return model
+    return model, made
 
 
 def _frozen_modules(model: Any, shape: Shape, selection: Selection) -> list[torch.nn.Module]:
