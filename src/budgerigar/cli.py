@@ -227,9 +227,7 @@ def list_recipes(as_json: AsJson = False) -> None:
     """List the recipes that ship."""
     from budgerigar import recipe_text
 
-    found = {
-        name: text.splitlines()[0].lstrip("# ") for name, text in recipe_text.shipped().items()
-    }
+    found = {name: recipe_text.summary(text) for name, text in recipe_text.shipped().items()}
     if as_json:
         console.result_json(found)
     else:
@@ -258,13 +256,13 @@ def copy_recipe(
     recipe: RecipeName,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The YAML file to write.")],
 ) -> None:
-    """Copy a recipe into a file of your own, comments included."""
+    """Copy a recipe into a file of your own, named as the file is, comments included."""
     from budgerigar import recipe_text
     from budgerigar.files import write_text
 
     if file.exists():
         raise RunError(f"{file} exists already", remedy="choose another name")
-    write_text(file, recipe_text.text_of(recipe))
+    write_text(file, recipe_text.renamed(recipe_text.text_of(recipe), file.stem))
     console.result(str(file))
 
 

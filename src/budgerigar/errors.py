@@ -9,6 +9,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+COMMANDS = ("budgie", "pip")
+"""Commands that a remedy may begin with."""
+
 
 class BudgieError(Exception):
     """A fault outside the program, told in one line.
@@ -23,7 +26,7 @@ class BudgieError(Exception):
 
     def __init__(self, what: str, *, why: str = "", remedy: str = "") -> None:
         self.what, self.why, self.remedy = what, why, remedy
-        sentences = [what if not why else f"{what}: {why}", remedy]
+        sentences = [what if not why else f"{what}: {why}", _sentence(remedy)]
         super().__init__(
             " ".join(s if s.endswith("?") else f"{s.rstrip('.')}." for s in sentences if s)
         )
@@ -82,6 +85,13 @@ class Interrupted(BudgieError):
     """The user stopped the run; it can be resumed."""
 
     exit_code = 130
+
+
+def _sentence(remedy: str) -> str:
+    """A remedy that begins as a sentence does, unless a command or a name stands first."""
+    first, _, _ = remedy.partition(" ")
+    is_word = first.rstrip(",:;").isalpha() and first not in COMMANDS
+    return remedy[:1].upper() + remedy[1:] if is_word else remedy
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

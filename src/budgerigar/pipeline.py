@@ -142,6 +142,11 @@ def train(recipe: str | Path | Recipe, out: str | Path | None = None, **override
             f"{files.path} holds a run already",
             remedy=f"go on with it: budgie train --resume {files.path}; or choose another --out",
         )
+    if others := files.left_by_others():
+        raise RunError(
+            f"{files.path} holds {others[0].name}, which a run would overwrite",
+            remedy="choose another folder with --out",
+        )
     ready = planning.make_plan(resolved, sources.class_names(resolved), weights=True)
     return _Conductor(files, ready).run()
 
@@ -290,8 +295,14 @@ class _Conductor:
                 remedy="this is a fault of budgerigar: please report the model and the recipe",
             )
         if adapter.start is not None:
-            adapters.read_info(Path(adapter.start))
-            encoder.load_state(adapters.read_tensors(Path(adapter.start)))
+            start = Path(adapter.start)
+            if adapters.read_info(start).model_sha256 != self.model_sha256:
+                raise AdapterError(
+                    f"adapter {start} belongs to another base than {model.name}",
+                    why="the SHA-256 of the weights differs from the one in budgerigar.json",
+                    remedy="start from an adapter of this base",
+                )
+            encoder.load_state(adapters.read_tensors(start))
         return encoder
 
     def _begin(self, splits: Splits) -> None:

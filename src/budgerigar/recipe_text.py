@@ -138,6 +138,29 @@ def text_of(source: str | Path) -> str:
         raise RecipeError(str(source), [f"cannot be read: {error}"]) from error
 
 
+def summary(text: str) -> str:
+    """The first sentence of the comment that a recipe begins with."""
+    comment = re.match(r"(?:#.*\n)*", text)
+    words = " ".join(line.lstrip("# ") for line in comment[0].splitlines()) if comment else ""
+    sentence, stop, _ = words.partition(". ")
+    return sentence + stop.rstrip()
+
+
+def renamed(text: str, name: str) -> str:
+    """A recipe's text under another name, comments and all else as they are.
+
+    Args:
+        text: as `text_of` gives it; without a line `name:` it stays as it is.
+        name: what a name may not hold becomes `-`.
+    """
+    allowed = re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip("._-")
+    if not allowed:
+        return text
+    if not isinstance(yaml.load(allowed, _Yaml12), str):
+        allowed = json.dumps(allowed)
+    return re.sub(r"^name:[^#\n]*?(?=\s*(?:#|$))", f"name: {allowed}", text, count=1, flags=re.M)
+
+
 def _parse(text: str, source: str) -> dict[str, Any]:
     try:
         tree = yaml.load(text, _Yaml12)

@@ -82,6 +82,11 @@ class RunFolder:
         with contextlib.suppress(OSError):
             self.path.rmdir()
 
+    def left_by_others(self) -> list[Path]:
+        """Files of a run's names in a folder that holds no run."""
+        names = (self.results, self.steps, self.epochs, self.adapter, self.report)
+        return [path for path in names if self.is_empty() and path.exists()]
+
     def is_empty(self) -> bool:
         """Whether no run has begun here."""
         # Not Path.exists, which raises for a name that is too long.

@@ -9,7 +9,7 @@ head, F width inside the feed-forward part.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,14 +49,14 @@ class Layer:
 
 
 def load(
-    checkpoint: Checkpoint, config: Any, number_type: torch.dtype, device: torch.device
+    checkpoint: Checkpoint,
+    config: Any,
+    number_type: torch.dtype,
+    device: torch.device,
+    shapes: Mapping[str, torch.Size],
 ) -> ModernBertEncoder:
-    """Reads an encoder.
-
-    Raises:
-        ModelError: when a tensor is missing or the files cannot be read.
-    """
-    with open_tensors(checkpoint, "model") as read:
+    """Reads an encoder; see `weights.load`."""
+    with open_tensors(checkpoint, "model", shapes) as read:
 
         def pair(
             path: str, has_bias: bool, kind: torch.dtype

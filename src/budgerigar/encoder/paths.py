@@ -178,14 +178,16 @@ def _packed(
     prefix_dropout: bool,
 ) -> PackedClassifier:
     number_type = hardware.SIXTEEN_BITS.get(base.precision, torch.float32)
+    promised = meta_classifier(base.checkpoint, base.classes).base_model.state_dict()
+    shapes = {name: tensor.shape for name, tensor in promised.items()}
     frozen: PackedEncoder
     kept: Mapping[str, torch.Tensor] = {}
     if base.shape.family == MODERNBERT:
-        frozen = modernbert.load(base.checkpoint, config, number_type, base.device)
+        frozen = modernbert.load(base.checkpoint, config, number_type, base.device, shapes)
     else:
         family = FAMILIES[base.shape.family]
         depth = base.shape.depth
-        loaded = weights.load(base.checkpoint, family, depth, number_type, base.device)
+        loaded = weights.load(base.checkpoint, family, depth, number_type, base.device, shapes)
         frozen = PostNormEncoder(loaded, family, _numbers(family, config))
         kept = loaded.pooler
     paths = {

@@ -65,13 +65,22 @@ def load(
     depth: int,
     number_type: torch.dtype,
     device: torch.device,
+    shapes: Mapping[str, torch.Size],
 ) -> Weights:
     """Reads an encoder, tensor by tensor, each converted before the next is read.
 
+    Args:
+        checkpoint: its files.
+        family: how they name what they hold.
+        depth: layers.
+        number_type: of the products.
+        device: where the tensors will be.
+        shapes: of the tensors that the configuration promises, by path below the encoder.
+
     Raises:
-        ModelError: when a tensor is missing or the files cannot be read.
+        ModelError: when a tensor is missing or of another shape, or the files cannot be read.
     """
-    with open_tensors(checkpoint, family.base) as read:
+    with open_tensors(checkpoint, family.base, shapes) as read:
 
         def product(*paths: str) -> Product:
             weights = [read(f"{path}.weight").to(number_type) for path in paths]
@@ -132,15 +141,19 @@ def _pooler(family: Family, read: Any, device: torch.device) -> dict[str, torch.
 
 
 @contextmanager
-def open_tensors(checkpoint: Checkpoint, base: str) -> Iterator[Any]:
+def open_tensors(
+    checkpoint: Checkpoint, base: str, shapes: Mapping[str, torch.Size]
+) -> Iterator[Any]:
     """Gives a function from a path below the encoder to a tensor on the CPU.
 
     Args:
         checkpoint: whose files are read.
         base: prefix of the encoder's names, which a checkpoint may leave out.
+        shapes: of the tensors that the configuration promises, by path below the encoder.
 
     Raises:
-        ModelError: when the files cannot be read; the function, when it has no such tensor.
+        ModelError: when the files cannot be read; the function, when it has no such tensor, or
+            one of another shape.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -167,7 +180,13 @@ def open_tensors(checkpoint: Checkpoint, base: str) -> Iterator[Any]:
             for name in (f"{base}.{path}", path, f"{base}.{old}", old):
                 if name in places:
                     tensor: torch.Tensor = places[name](name)
-                    return tensor
+                    if tensor.shape == shapes[path]:
+                        return tensor
+                    raise ModelError(
+                        f"weights of model {checkpoint.name} do not fit its config.json",
+                        why=f"{name} is {list(tensor.shape)} instead of {list(shapes[path])}",
+                        remedy="fetch the checkpoint again, or choose another",
+                    )
             raise ModelError(
                 f"model {checkpoint.name} lacks a tensor of its encoder: {path}",
                 why="its weights are not those of the architecture in config.json",

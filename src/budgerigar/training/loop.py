@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -92,7 +93,7 @@ class Surroundings:
         validate: scores the validation texts; with True only a first batch of them, dry.
         log_step, log_epoch: take records.
         keep_best: writes the adapter as it is now.
-        checkpoints: folder of checkpoints.
+        checkpoints: folder of checkpoints, inside the run's own.
     """
 
     validate: Callable[[bool], Validation]
@@ -206,9 +207,10 @@ class _Run:
             if stop.requested or record.step % self.settings.checkpoint_steps == 0:
                 self.save()
             if stop.requested:
+                run = shlex.quote(str(self.around.checkpoints.parent))
                 raise Interrupted(
                     f"stopped at step {record.step} of {self.total}",
-                    remedy="a checkpoint is written; budgie train --resume RUN goes on",
+                    remedy=f"a checkpoint is written; budgie train --resume {run} goes on",
                 )
         self._finish_epoch(time.monotonic() - start)
 
@@ -237,12 +239,7 @@ class _Run:
             torch.autograd.backward(self.scaler.scale(part))
             loss += float(part.detach())
         if not math.isfinite(loss):
-            kept = "no epoch was finished" if at.best_epoch is None else "the best adapter is kept"
-            raise TrainingStopped(
-                f"the loss is {loss} at step {at.step + 1} (epoch {at.epoch + 1})",
-                why="the weights have run away",
-                remedy=f"{kept}; lower the learning rates, or use precision=float32",
-            )
+            raise self._ran_away(f"the loss is {loss} at step {at.step + 1} (epoch {at.epoch + 1})")
         norm = self._update()
         self.at = replace(
             at,
@@ -279,6 +276,16 @@ class _Run:
             return total / len(step_rows)
         return total / self.class_weights[torch.from_numpy(self.labels[step_rows])].sum()
 
+    def _ran_away(self, what: str) -> TrainingStopped:
+        """Says that the numbers are no longer finite, and what is left."""
+        is_kept = self.at.best_epoch is not None
+        kept = "the best adapter is kept" if is_kept else "no epoch was finished"
+        return TrainingStopped(
+            what,
+            why="the weights have run away",
+            remedy=f"{kept}; lower the learning rates, or use precision=float32",
+        )
+
     def _update(self) -> float | None:
         """Clips and steps; gives the gradient's norm, None where it was not finite."""
         self.scaler.unscale_(self.optimizer)
@@ -291,6 +298,8 @@ class _Run:
     def _finish_epoch(self, seconds: float) -> None:
         result = self.around.validate(False)
         at = self.at
+        if not math.isfinite(result.loss):
+            raise self._ran_away(f"the validation loss is {result.loss} after epoch {at.epoch + 1}")
         better = (result.accuracy, -result.loss) > (at.best_accuracy, -at.best_loss)
         if better:
             # Before the checkpoint: a run killed between the two trains this epoch again.

@@ -1,0 +1,57 @@
+"""What the conductor refuses before or while it trains."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from budgerigar import pipeline
+from budgerigar.errors import AdapterError, ModelError, RunError, TrainingStopped
+
+
+def test_a_folder_with_files_of_a_runs_names_is_left_alone(tiny_recipe, tmp_path):
+    (tmp_path / "results.json").write_text("mine")
+    with pytest.raises(RunError, match=r"holds results\.json, which a run would overwrite"):
+        pipeline.train(tiny_recipe, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+    assert (tmp_path / "results.json").read_text() == "mine"
+
+
+def test_an_adapter_of_another_base_is_no_start(tiny_run, tiny_recipe, tiny_with_head, tmp_path):
+    other = {"model.name": str(tiny_with_head), "adapter.start": str(tiny_run.adapter)}
+    with pytest.raises(AdapterError, match="belongs to another base"):
+        pipeline.train(tiny_recipe, tmp_path / "run", **other)
+    own = {"adapter.start": str(tiny_run.adapter), "epochs": 1}
+    assert pipeline.train(tiny_recipe, tmp_path / "run", **own).results["training"]["steps"] == 16
+
+
+@pytest.mark.parametrize("field", ["vocab_size", "hidden_size", "intermediate_size"])
+def test_weights_that_do_not_fit_their_configuration(field, tiny, tiny_recipe, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, field: 2 * config[field]}))
+    with pytest.raises(ModelError, match=r"do not fit its config\.json"):
+        pipeline.train(tiny_recipe, tmp_path / "run", **{"model.name": str(folder)})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_validation_loss_that_is_no_number_stops_the_run(tiny_recipe, tmp_path, monkeypatch):
+    score = pipeline.metrics.score
+
+    def scored(logits_BC, labels_B):
+        # The dry evaluation, of fewer texts than a batch, comes first.
+        return score(logits_BC * (float("nan") if scored.calls else 1.0), labels_B)
+
+    scored.calls = 0
+
+    def counted(logits_BC, labels_B):
+        found = scored(logits_BC, labels_B)
+        scored.calls += 1
+        return found
+
+    monkeypatch.setattr(pipeline.metrics, "score", counted)
+    with pytest.raises(TrainingStopped, match="the validation loss is nan after epoch 1"):
+        pipeline.train(tiny_recipe, tmp_path / "run")
