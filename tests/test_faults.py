@@ -44,7 +44,7 @@ TEXTS: dict[str, tuple[Callable[[list], bytes], list[str], str]] = {
     "utf16": (
         lambda rows: as_csv(rows).decode().encode("utf-16"),
         [],
-        "the first row: byte 0xff at offset 0 is not UTF-8. convert it, for example: iconv -f "
+        "the first row: byte 0xff at offset 0 is not UTF-8. Convert it, for example: iconv -f "
         "UTF-16",
     ),
     "case": (
@@ -86,12 +86,12 @@ TEXTS: dict[str, tuple[Callable[[list], bytes], list[str], str]] = {
     "unlabelled rows": (
         lambda rows: as_csv([*rows, ("a", ""), ("b", "  ")]),
         [],
-        "2 rows have no label (rows 161, 162). label them",
+        "2 rows have no label (rows 161, 162). Label them",
     ),
     "one class": (
         lambda rows: as_csv((text, "World") for text, _ in rows),
         ["data.classes=null"],
-        "every row has the label 'World'. a classifier needs two classes",
+        "every row has the label 'World'. A classifier needs two classes",
     ),
     "no label column": (as_csv, ["data.label=lable"], "has no label column 'lable', did you mean"),
     "no text column": (as_csv, ["data.columns=label,txet"], "has no column 'txet', did you mean"),
@@ -256,7 +256,7 @@ ADAPTERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "cut tensors": (lambda f: cut(f / "adapter_model.safetensors"), "cannot be read"),
     "cut metadata": (lambda f: cut(f / "budgerigar.json"), "budgerigar.json cannot be used"),
     "another base": (edited(model_sha256="0" * 64), "belongs to another base than"),
-    "base gone": (edited(model="/gone/model"), "/gone/model does not exist. say where the base"),
+    "base gone": (edited(model="/gone/model"), "/gone/model does not exist. Say where the base"),
     "all zero": (all_zero, "changes nothing: all of its updates are zero"),
 }
 
@@ -323,7 +323,7 @@ def test_numbers_that_run_away_keep_the_best_adapter(tiny_recipe, tmp_path):
     assert "epoch 1: " in done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith("budgie: ")
-    assert "the best adapter is kept; lower the learning rates" in last
+    assert "The best adapter is kept; lower the learning rates" in last
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "runs" / "tiny" / "results.json").exists()
     verified = budgie("verify", "runs/tiny/adapter", cwd=tmp_path)

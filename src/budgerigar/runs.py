@@ -85,7 +85,7 @@ class RunFolder:
     def left_by_others(self) -> list[Path]:
         """Files of a run's names in a folder that holds no run."""
         names = (self.results, self.steps, self.epochs, self.adapter, self.report)
-        return [path for path in names if self.is_empty() and path.exists()]
+        return [path for path in names if self.is_empty() and os.path.lexists(path)]
 
     def is_empty(self) -> bool:
         """Whether no run has begun here."""
