@@ -21,21 +21,29 @@ class Method:
         autocast: whether products run in bfloat16.
         grouped: whether texts of like length go together, as the Trainer groups them.
         pad_to: tokens that every text is padded to; None pads to the longest of a batch.
+        lean: frozen weights in bfloat16 too, and no dropout of attention's probabilities.
     """
 
     autocast: bool
     grouped: bool
     pad_to: int | None
+    lean: bool = False
 
 
 NOTEBOOK = Method(autocast=False, grouped=False, pad_to=256)
 BEST = Method(autocast=True, grouped=True, pad_to=None)
+LEAN = Method(autocast=True, grouped=True, pad_to=None, lean=True)
 
 
-def classifier(folder: Path, classes: int, layers: Sequence[int], seed: int) -> PeftModel:
+def classifier(
+    folder: Path, classes: int, layers: Sequence[int], seed: int, *, lean: bool = False
+) -> PeftModel:
     """The course project's model: LoRA r=8 on query and value of some layers, and the head."""
     torch.manual_seed(seed)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=classes)
+    changes = {"dtype": torch.bfloat16, "attention_probs_dropout_prob": 0.0} if lean else {}
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, num_labels=classes, **changes
+    )
     config = LoraConfig(
         task_type=TaskType.SEQ_CLS,
         r=8,
@@ -45,7 +53,11 @@ def classifier(folder: Path, classes: int, layers: Sequence[int], seed: int) -> 
         layers_to_transform=list(layers),
         layers_pattern="layer",
     )
-    return get_peft_model(model, config)
+    wrapped = get_peft_model(model, config)
+    for parameter in wrapped.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return wrapped
 
 
 def batches(

@@ -30,13 +30,16 @@ import peer
 import same_end
 from budgerigar import pipeline, recipe_text, sources
 from budgerigar.data.tokens import PackedTexts, load_tokenizer, tokenize
-from budgerigar.encoder import hardware, paths
+from budgerigar.encoder import engine, hardware, paths
 from budgerigar.encoder.interface import Tokens
 from budgerigar.encoder.lora import LowRank
+from budgerigar.encoder.products import Product
 from budgerigar.planning import Plan
 from budgerigar.recipe import SHARED_OPTIMIZER_FIELDS
 from budgerigar.training import loop, optimizer
 
+Shape = tuple[int, int, bool]
+"""Inputs, outputs, and whether the product runs backwards too."""
 EPOCHS = 5
 STEPS = 8
 """Training steps of a stretch; the notebook's method gets one, as each takes seconds."""
@@ -96,12 +99,15 @@ class Sides:
         return step / self.plan.recipe.batch + prefix / EPOCHS
 
     def floor(self, number: int) -> float:
-        """The same for the recipe's unavoidable matrix products alone."""
-        tokens = float(np.mean(self.packed.lengths)) * self.plan.recipe.batch
-        below, above = unavoidable_products(self.plan, round(tokens))
+        """The same for the recipe's unavoidable matrix products alone, at their best here."""
+        recipe = self.plan.recipe
+        tokens = round(float(np.mean(self.packed.lengths)) * recipe.batch)
         number_type = hardware.SIXTEEN_BITS.get(self.precision, torch.float32)
-        once, often = (products_seconds(part, number_type) for part in (below, above))
-        return (often + once / EPOCHS) / self.plan.recipe.batch
+        below, above = unavoidable_products(self.plan)
+        passed = engine.PASS_TOKENS
+        once = products_seconds(below, passed, number_type) * tokens / passed
+        often = products_seconds(above, -(-tokens // engine.ROWS) * engine.ROWS, number_type)
+        return (often + once / EPOCHS) / recipe.batch
 
     def peft(self, method: peer.Method, steps: int) -> Callable[[int], float]:
         """A side: seconds for a text in one epoch of transformers + PEFT."""
@@ -121,7 +127,11 @@ class Sides:
     def _peer(self, method: peer.Method) -> Iterator[None]:
         """Endless training steps of the peer."""
         model = peer.classifier(
-            self.plan.checkpoint.folder, len(self.plan.classes), self.plan.selection.layers, seed=1
+            self.plan.checkpoint.folder,
+            len(self.plan.classes),
+            self.plan.selection.layers,
+            seed=1,
+            lean=method.lean,
         )
         model.train()
         trained = [p for p in model.parameters() if p.requires_grad]
@@ -171,46 +181,50 @@ class Sides:
         return measure.seconds(lambda: self.encoder.prepare(some, "a stretch"))
 
 
-def unavoidable_products(
-    plan: Plan, tokens: int
-) -> tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]]:
-    """Shapes of the products `[rows, inputs] x [inputs, outputs]` for a batch.
+def unavoidable_products(plan: Plan) -> tuple[list[Shape], list[Shape]]:
+    """Inputs, outputs and directions of the products for a batch.
 
     Below the lowest trained layer every matrix runs forwards, once. Above, every matrix runs
     forwards and backwards, but for the lowest layer's query, key and value, below which
     nothing wants a gradient; the last layer's products are for one token a text and left out.
+    Query, key and value are one product.
 
     Returns:
         Those of the frozen prefix, and those of a training step.
     """
     lowest = min(plan.selection.layers)
-    below, above = [], []
+    below: list[Shape] = []
+    above: list[Shape] = []
     for number, layer in enumerate(plan.shape.layers[:-1]):
-        for matrix in layer:
-            forwards = (tokens, matrix.inputs, matrix.outputs)
-            if number < lowest:
-                below.append(forwards)
-                continue
-            above.append(forwards)
-            if number > lowest or matrix.name not in ("query", "key", "value"):
-                above.append((tokens, matrix.outputs, matrix.inputs))
+        sizes = {matrix.name: (matrix.inputs, matrix.outputs) for matrix in layer}
+        width = sizes.pop("query")[0]
+        fused = [(width, 3 * width)]
+        others = [size for name, size in sizes.items() if name not in ("key", "value")]
+        if number < lowest:
+            below += [(*size, False) for size in fused + others]
+            continue
+        above += [(*size, True) for size in others]
+        above += [(*size, number > lowest) for size in fused]
     return below, above
 
 
-def products_seconds(shapes: list[tuple[int, int, int]], number_type: torch.dtype) -> float:
-    """Seconds that products of these shapes take, one after another and nothing else."""
+def products_seconds(shapes: list[Shape], rows: int, number_type: torch.dtype) -> float:
+    """Seconds that products of these shapes take, one after another and nothing else, with
+    weights laid out as the engine lays them out."""
+    products = [
+        Product(torch.randn(outputs, inputs).to(number_type), None) for inputs, outputs, _ in shapes
+    ]
     operands = {
-        shape: (
-            torch.randn(shape[0], shape[1]).to(number_type),
-            torch.randn(shape[1], shape[2]).to(number_type),
-        )
-        for shape in dict.fromkeys(shapes)
+        width: torch.randn(rows, width).to(number_type)
+        for inputs, outputs, _ in shapes
+        for width in (inputs, outputs)
     }
 
     def run() -> None:
-        for shape in shapes:
-            left, right = operands[shape]
-            left @ right
+        for product, (inputs, outputs, is_trained) in zip(products, shapes, strict=True):
+            product.forwards(operands[inputs])
+            if is_trained:
+                product.backwards(operands[outputs])
 
     run()
     return measure.seconds(run)
@@ -290,6 +304,7 @@ def measure_all(asked: argparse.Namespace, work: Path) -> None:
             "budgie": sides.budgie,
             "floor": sides.floor,
             "best_peft": sides.peft(peer.BEST, STEPS),
+            "lean_peft": sides.peft(peer.LEAN, STEPS),
             "notebook": sides.peft(peer.NOTEBOOK, 1),
         },
         asked.rounds,
@@ -297,10 +312,12 @@ def measure_all(asked: argparse.Namespace, work: Path) -> None:
     figures = {
         "ratio_notebook": measure.ratios(found["notebook"], found["budgie"]),
         "ratio_best_peft": measure.ratios(found["best_peft"], found["budgie"]),
+        "ratio_lean_peft": measure.ratios(found["lean_peft"], found["budgie"]),
         "share_of_floor": measure.ratios(found["floor"], found["budgie"]),
     }
     print(f"against the notebook's method: {figures['ratio_notebook']} times as fast")
     print(f"against PEFT at its best: {figures['ratio_best_peft']} times as fast")
+    print(f"and with bfloat16 weights, without attention dropout: {figures['ratio_lean_peft']}")
     print(f"share of the matrix products' own pace: {figures['share_of_floor']}")
     made_from = {
         "seconds_a_text": found,

@@ -254,7 +254,7 @@ class _Conductor:
             outcome = self._train(encoder, tokenizer, splits, prepared)
         with self._stage("evaluation"):
             encoder.load_state(adapters.read_tensors(self.files.adapter))
-            found = self._evaluate(encoder, splits, packed)
+            found = self._evaluate(encoder, splits, {**packed, **prepared})
         with self._stage("verification"):
             difference = self._verify()
         self._finish(encoder, splits, packed, outcome, found, difference)
@@ -399,7 +399,7 @@ class _Conductor:
         adapters.write_adapter(self.files.adapter, encoder, tokenizer, info)
 
     def _evaluate(
-        self, encoder: Encoder, splits: Splits, packed: Mapping[str, PackedTexts]
+        self, encoder: Encoder, splits: Splits, texts_by_name: Mapping[str, Tokens]
     ) -> dict[str, Any]:
         """Scores and predicts every set but the training rows with the best adapter."""
         found: dict[str, Any] = {}
@@ -407,7 +407,7 @@ class _Conductor:
             if name == "train":
                 continue
             logits_BC = predict.packed_logits(
-                encoder, packed[name], self.recipe.evaluation_batch, f"scoring {name}"
+                encoder, texts_by_name[name], self.recipe.evaluation_batch, f"scoring {name}"
             )
             predictions = predict.from_logits(self.classes, logits_BC)
             labels = None if name == "unlabelled" else sources.labels_of(texts)

@@ -213,16 +213,23 @@ def test_idle_rows_between_and_after_texts_change_nothing():
     assert context[where.idle].abs().max() == gradient[where.idle].abs().max() == 0
 
 
-def test_a_window_hides_what_is_far():
-    lengths, width, window = [9, 4, 7], HEADS * WIDTH_OF_HEAD, 2
-    qkv = randn(sum(lengths), 3 * width)
+@pytest.mark.parametrize(
+    ("lengths", "window"), [([9, 4, 7], 2), ([9, 7, 7], 1), ([40, 31], 6), ([12, 12], 3)]
+)
+def test_a_window_hides_what_is_far(lengths, window):
+    """In both directions, also where padding is too far from its text to see any of it."""
+    width = HEADS * WIDTH_OF_HEAD
+    qkv = randn(sum(lengths), 3 * width).requires_grad_()
+    toward = randn(sum(lengths), width, seed=1)
     context = attend(qkv, planned(lengths), HEADS, window)
-    for (first, last), found in zip(
-        [(0, 9), (9, 13), (13, 20)], context.split(lengths), strict=True
-    ):
-        query, key, value = qkv[first:last].unflatten(1, (3, HEADS, -1)).permute(1, 2, 0, 3)
-        place = torch.arange(last - first)
+    (gradient,) = torch.autograd.grad(context, qkv, toward)
+    expected = []
+    for rows_L3D in qkv.split(lengths):
+        query, key, value = rows_L3D.unflatten(1, (3, HEADS, -1)).permute(1, 2, 0, 3)
+        place = torch.arange(len(rows_L3D))
         near = (place[:, None] - place).abs() <= window
-        expected = F.scaled_dot_product_attention(query, key, value, attn_mask=near)
-        expected = expected.transpose(0, 1).flatten(1)
-        torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE)
+        one = F.scaled_dot_product_attention(query, key, value, attn_mask=near)
+        expected.append(one.transpose(0, 1).flatten(1))
+    (expected_gradient,) = torch.autograd.grad(torch.cat(expected), qkv, toward)
+    torch.testing.assert_close(context, torch.cat(expected), rtol=0, atol=TOLERANCE)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=0, atol=TOLERANCE)

@@ -16,9 +16,12 @@ from torch.nn import functional as F
 
 from budgerigar.data.tokens import PackedTexts
 from budgerigar.encoder import checkpoints, paths
+from budgerigar.encoder.attention import ragged
 from budgerigar.encoder.budget import Selection
 from budgerigar.encoder.dropout import Dropouts
+from budgerigar.encoder.engine import ROWS
 from budgerigar.encoder.lora import LowRank
+from budgerigar.encoder.model import Member
 from budgerigar.encoder.shape import read_shape
 
 CLASSES = 5
@@ -238,6 +241,90 @@ def test_packed_equals_padded_equals_one_at_a_time(base_of, lengths, seed, data)
         alone = torch.cat([engine.logits(texts, rows[i : i + 1], None) for i in range(len(rows))])
     assert float((packed - padded).abs().max()) < 1e-5
     assert float((packed - alone).abs().max()) < 1e-5
+
+
+def test_modernbert_where_padding_sees_no_token(base_of):
+    engine, reference = both(
+        base_of("modernbert"), Selection(("all",), (0, 1, 2, 3), 3, {}, "none", "full")
+    )
+    texts, rows = texts_of([LIMIT, 48]), np.arange(2)
+    _, gradients = gradients_of(engine, texts, rows)
+    _, expected = gradients_of(reference, texts, rows)
+    largest = max(float(gradient.abs().max()) for gradient in expected.values())
+    assert largest_difference(gradients, expected) < 1e-5 * max(1.0, largest)
+
+
+def test_runs_of_a_cohort_compute_as_each_alone(base_of):
+    """Two runs with other layers, ranks and streams over one base, in one batch and apart."""
+    runs = [
+        both(
+            base_of("roberta"),
+            Selection(targets, layers, rank, {}, "none", "full"),
+            Dropouts(0.1, 0.0, prefix=False),
+            LowRank(16, 0.05, False),
+        )[0]
+        for targets, layers, rank in ((("query", "value"), (3,), 4), (SIX, (2, 3), 2))
+    ]
+    frozen, texts = runs[0]._frozen, [texts_of([20, 7, 33], 1), texts_of([5, 40], 2)]
+    alone, hidden, members, row, text = [], [], [], 0, 0
+    for number, (run, own) in enumerate(zip(runs, texts, strict=True)):
+        alone.append(run.logits(own, np.arange(len(own)), np.random.default_rng(number)))
+        size = -(-len(own.ids_T) // ROWS) * ROWS
+        ids_T = np.pad(own.ids_T, (0, size - len(own.ids_T)), constant_values=frozen.padding)
+        where = ragged(own.offsets[:-1], own.lengths, size, torch.device("cpu"))
+        with torch.no_grad():
+            hidden.append(frozen.run_layers(frozen.embed(ids_T, where), where, range(2)))
+        members.append(
+            Member(
+                updates=run._adapter.updates,
+                tokens=slice(row, row + size),
+                texts=slice(text, text + len(own)),
+                stream=np.random.default_rng(number),
+                lowest=run._lowest,
+            )
+        )
+        row, text = row + size, text + len(own)
+    # The first run trains layer 3 alone: for it layer 2 is a frozen prefix, without dropout.
+    starts = np.concatenate(
+        [own.offsets[:-1] + m.tokens.start for own, m in zip(texts, members, strict=True)]
+    )
+    lengths = np.concatenate([own.lengths for own in texts])
+    where = ragged(starts, lengths, row, torch.device("cpu"))
+    together = frozen.run_layers(torch.cat(hidden), where, range(2, 3), members)
+    pooled = frozen.run_last_layer(together, where, members)
+    for run, member, expected in zip(runs, members, alone, strict=True):
+        found = frozen.logits(pooled[member.texts], run._adapter.head, member.stream)
+        assert float((found - expected).abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("family", ["roberta", "distilbert", "modernbert"])
+def test_gradients_under_dropout_are_those_of_the_function_computed(base_of, family):
+    """Along a random direction, against a difference quotient with the same masks."""
+    engine, _ = both(
+        base_of(family),
+        Selection(("all",), (1, 2, 3), 3, {}, "none", "full"),
+        Dropouts(0.2, 0.0, prefix=False),
+        LowRank(16, 0.2, False),
+    )
+    texts, rows = texts_of([20, 7, 33, 12]), np.arange(4)
+    labels = torch.arange(4)
+
+    def loss() -> torch.Tensor:
+        logits = engine.logits(texts, rows, np.random.default_rng(3))
+        return F.cross_entropy(logits, labels)
+
+    trainables = engine.trainables()
+    gradients = torch.autograd.grad(loss(), [one.tensor for one in trainables])
+    generator = torch.Generator().manual_seed(9)
+    direction = [torch.randn(g.shape, generator=generator) for g in gradients]
+    slope = sum(float((g * d).sum()) for g, d in zip(gradients, direction, strict=True))
+    step, ends = 2e-4, []
+    with torch.no_grad():
+        for sign in (1.0, -2.0):
+            for one, d in zip(trainables, direction, strict=True):
+                one.tensor.add_(d, alpha=sign * step)
+            ends.append(float(loss()))
+    assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(slope, rel=0.02)
 
 
 def test_cached_prefix_equals_computed_prefix(base_of):

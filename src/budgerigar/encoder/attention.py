@@ -303,15 +303,19 @@ def _softmax_backward(toward: torch.Tensor, probabilities: torch.Tensor) -> torc
 
 def _hide(scores: torch.Tensor, group: Group, heads: int, window: int | None) -> None:
     """Scores `[G * H, L, L]` of keys that are padding, or out of sight, become minus infinity."""
+    by_text = scores.view(group.size, heads, group.longest, group.longest)
+    if window is None or group.longest <= window:
+        if group.padding_GL is not None:
+            by_text.masked_fill_(group.padding_GL[:, None, None, :], float("-inf"))
+        return
+    place_L = torch.arange(group.longest, device=scores.device)
+    hidden_GLL = ((place_L[:, None] - place_L).abs() > window).repeat(group.size, 1, 1)
     if group.padding_GL is not None:
-        by_text = scores.view(group.size, heads, group.longest, group.longest)
-        by_text.masked_fill_(group.padding_GL[:, None, None, :], float("-inf"))
-    if window is not None and group.longest > window:
-        places = torch.arange(group.longest, device=scores.device)
-        far = (places[:, None] - places).abs() > window
-        # A place of padding may see padding alone: its softmax would not be a number.
-        far.fill_diagonal_(False)
-        scores.masked_fill_(far, float("-inf"))
+        hidden_GLL |= group.padding_GL[:, None, :]
+        # A place of padding far from every token must see itself: over nothing a softmax is
+        # no number, and its gradient would spread to all keys.
+        hidden_GLL.diagonal(dim1=1, dim2=2).fill_(False)
+    by_text.masked_fill_(hidden_GLL[:, None], float("-inf"))
 
 
 def _split_heads(

@@ -32,7 +32,7 @@ class PrefixedTexts:
     Attributes:
         texts: the texts themselves.
         rows: `[T, D]`, or `[B, D]` where nothing above the prefix reads more than token 0.
-        offsets: first row of each text, `[B + 1]`.
+        row_offsets: first row of each text, `[B + 1]`.
     """
 
     texts: Tokens
@@ -163,7 +163,7 @@ class PackedClassifier:
         """Logits `[B, C]`, float32, of some rows; see `interface.Encoder`."""
         frozen = self._frozen
         if self._lowest == frozen.depth:
-            return frozen.logits(self._pooled(texts, rows), self._adapter.head, dropout)
+            return frozen.logits(self._pooled(texts, rows, dropout), self._adapter.head, dropout)
         if isinstance(texts, PrefixedTexts):
             stored, offsets = self._stored(texts, rows)
             total = self._rows(len(stored))
@@ -171,16 +171,24 @@ class PackedClassifier:
             where = ragged(offsets[:-1], np.diff(offsets), total, self.device)
         else:
             hidden, where = self._prefix(*texts.batch(rows), dropout)
-        member = Member(self._adapter.updates, slice(0, len(hidden)), slice(0, len(rows)), dropout)
+        member = Member(
+            updates=self._adapter.updates,
+            tokens=slice(0, len(hidden)),
+            texts=slice(0, len(rows)),
+            stream=dropout,
+            lowest=self._lowest,
+        )
         hidden = frozen.run_layers(hidden, where, range(self._lowest, frozen.depth - 1), [member])
         hidden = frozen.run_last_layer(hidden, where, [member])
         return frozen.logits(hidden, self._adapter.head, dropout)
 
-    def _pooled(self, texts: Tokens, rows: np.ndarray) -> torch.Tensor:
+    def _pooled(
+        self, texts: Tokens, rows: np.ndarray, dropout: np.random.Generator | None
+    ) -> torch.Tensor:
         """What the head reads of some texts, where it alone trains, `[B, D]`."""
         if isinstance(texts, PrefixedTexts):
             return self._stored(texts, rows)[0]
-        return self._prefix(*texts.batch(rows), None)[0]
+        return self._prefix(*texts.batch(rows), dropout)[0]
 
     def _stored(self, texts: PrefixedTexts, rows: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
         """The prefix's output for some texts from the cache, float32, and its offsets."""
@@ -222,7 +230,7 @@ class PackedClassifier:
         where = ragged(offsets[:-1], lengths_B, len(ids_T), self.device)
         members: list[Member] = []
         if self._prefix_dropout and dropout is not None:
-            members.append(Member({}, slice(0, len(ids_T)), slice(0, len(lengths_B)), dropout))
+            members.append(Member({}, slice(0, len(ids_T)), slice(0, len(lengths_B)), dropout, -1))
         hidden = frozen.embed(ids_T, where, members)
         if self._lowest < frozen.depth:
             hidden = frozen.run_layers(hidden, where, range(self._lowest), members)

@@ -30,12 +30,15 @@ class Member:
         updates: its low-rank updates by layer and matrix.
         tokens, texts: its rows among tokens and texts.
         stream: draws its dropout; None computes without.
+        lowest: layer from which hidden states drop out, -1 for the embeddings too: below, a
+            cohort's other runs may train, but for this one the layers are a frozen prefix.
     """
 
     updates: Mapping[tuple[int, str], Factors]
     tokens: slice
     texts: slice
     stream: np.random.Generator | None
+    lowest: int
 
     def rows(self, of_texts: bool) -> slice:
         """Its rows of a tensor that has a row for each text, or for each token."""
@@ -117,16 +120,32 @@ class PackedEncoder(ABC):
                 uses.append(Use(factors, rows, columns, keep_TI, scale))
         return uses
 
-    def keep(self, members: Sequence[Member], width: int, of_texts: bool) -> torch.Tensor | None:
-        """The mask of hidden states: each run draws its own rows."""
+    def keep(
+        self, number: int, members: Sequence[Member], width: int, of_texts: bool
+    ) -> tuple[torch.Tensor | None, float | torch.Tensor]:
+        """The mask of a layer's hidden states, each run drawing its own rows, and by which
+        what is kept must grow: a number, or one for each row where only some runs drop out.
+
+        The rate is the base's, and so one for all runs.
+        """
         masks: list[torch.Tensor] = []
+        scales: list[torch.Tensor] = []
         for member in members:
             rows = member.rows(of_texts)
-            if member.stream is not None:
-                rate = self.hidden_dropout
-                keep = keep_mask(member.stream, rows.stop - rows.start, width, rate, self.device)
-                masks += [] if keep is None else [keep]
-        return torch.cat(masks) if len(masks) > 1 else masks[0] if masks else None
+            size, keep = rows.stop - rows.start, None
+            if member.stream is not None and number >= member.lowest:
+                keep = keep_mask(member.stream, size, width, self.hidden_dropout, self.device)
+            scale = 1.0 if keep is None else keep_scale(self.hidden_dropout)
+            scales.append(torch.full((size, 1), scale, device=self.device))
+            if keep is None:
+                keep = torch.full((size, width), -1, dtype=torch.int8, device=self.device)
+            masks.append(keep)
+        distinct = {float(scale[0]) for scale in scales}
+        if distinct <= {1.0}:
+            return None, 1.0
+        if len(distinct) > 1:
+            return torch.cat(masks), torch.cat(scales)
+        return torch.cat(masks) if len(masks) > 1 else masks[0], keep_scale(self.hidden_dropout)
 
     def drop(
         self, x: torch.Tensor, rate: float, stream: np.random.Generator | None

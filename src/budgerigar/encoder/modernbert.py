@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from budgerigar.encoder.attention import Ragged, attend
 from budgerigar.encoder.checkpoints import Checkpoint
-from budgerigar.encoder.dropout import keep_scale, masked
+from budgerigar.encoder.dropout import masked
 from budgerigar.encoder.lora import adapted_product
 from budgerigar.encoder.model import Head, Member, PackedEncoder, linear, on_device
 from budgerigar.encoder.products import Product
@@ -123,8 +123,9 @@ class ModernBertEncoder(PackedEncoder):
         words_TD = self.word_VD.index_select(0, on_device(ids_T, self.device)).float()
         hidden_TD = self._normed(words_TD, self.norm)
         for member in members:
-            rows = hidden_TD[member.tokens]
-            rows.copy_(self.drop(rows, self._embedding_dropout, member.stream))
+            if member.lowest < 0:
+                rows = hidden_TD[member.tokens]
+                rows.copy_(self.drop(rows, self._embedding_dropout, member.stream))
         return hidden_TD
 
     def run_layers(
@@ -235,7 +236,7 @@ class ModernBertEncoder(PackedEncoder):
         x = self._normed(hidden, layer.feed_forward_norm).to(self.number_type)
         inner, gate = self._product(x, number, GATED, members, of_texts=of_texts).chunk(2, 1)
         inner = F.gelu(inner) * gate
-        keep = self.keep(members, inner.shape[1], of_texts)
+        keep, scale = self.keep(number, members, inner.shape[1], of_texts)
         if keep is not None:
-            inner = masked(inner, keep) * keep_scale(self.hidden_dropout)
+            inner = (masked(inner, keep) * scale).to(inner.dtype)
         return hidden + self._product(inner, number, OUTPUT, members, of_texts=of_texts)

@@ -32,6 +32,7 @@ from budgerigar.encoder.lora import Factors, LowRank
 from budgerigar.encoder.model import PackedEncoder
 from budgerigar.encoder.postnorm import Numbers, PostNormEncoder
 from budgerigar.encoder.shape import Shape, classifier_config, meta_classifier
+from budgerigar.errors import ModelError
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,12 @@ def _packed(
         loaded = weights.load(base.checkpoint, family, depth, number_type, base.device, shapes)
         frozen = PostNormEncoder(loaded, family, _numbers(family, config))
         kept = loaded.pooler
+        if f"{family.dense}.weight" not in {**kept, **head}:
+            raise ModelError(
+                f"model {base.checkpoint.name} lacks {family.dense}",
+                why="its weights file holds no pooler, and only safetensors files tell so early",
+                remedy="convert the checkpoint to safetensors: load and save it with transformers",
+            )
     paths = {
         (layer, matrix.name): f"{FILE_PREFIX}{matrix.path}"
         for layer, of_layer in enumerate(base.shape.layers)

@@ -19,7 +19,7 @@ import torch
 from torch.nn import functional as F
 
 from budgerigar.encoder.attention import Ragged, attend, attend_first
-from budgerigar.encoder.dropout import keep_scale, masked
+from budgerigar.encoder.dropout import masked
 from budgerigar.encoder.families import Family
 from budgerigar.encoder.lora import adapted_product
 from budgerigar.encoder.model import Head, Member, PackedEncoder, linear, on_device
@@ -76,10 +76,8 @@ class PostNormEncoder(PackedEncoder):
         hidden_TD = F.layer_norm(
             summed_TD, (self.width,), weights.norm.weight, weights.norm.bias, self.numbers.epsilon
         )
-        keep_TD = self.keep(members, self.width, of_texts=False)
-        if keep_TD is not None:
-            hidden_TD = masked(hidden_TD, keep_TD) * keep_scale(self.hidden_dropout)
-        return hidden_TD
+        keep_TD, scale = self.keep(-1, members, self.width, of_texts=False)
+        return hidden_TD if keep_TD is None else masked(hidden_TD, keep_TD) * scale
 
     def run_layers(
         self,
@@ -146,8 +144,8 @@ class PostNormEncoder(PackedEncoder):
             return adapted_product(inputs, frozen, uses)
 
         def add(hidden: torch.Tensor, change: torch.Tensor, drop: bool, norm: Norm) -> torch.Tensor:
-            keep = self.keep(members, self.width, of_texts) if drop else None
-            scale = 1.0 if keep is None else keep_scale(self.hidden_dropout)
+            nothing = (None, 1.0)
+            keep, scale = self.keep(number, members, self.width, of_texts) if drop else nothing
             added: torch.Tensor = _DropAddNorm.apply(  # type: ignore[no-untyped-call]
                 hidden, change, keep, scale, norm, self.numbers.epsilon
             )
@@ -256,12 +254,15 @@ class _DropAddNorm(torch.autograd.Function):
         hidden: torch.Tensor,
         change: torch.Tensor,
         keep: torch.Tensor | None,
-        scale: float,
+        scale: float | torch.Tensor,
         norm: Norm,
         epsilon: float,
     ) -> torch.Tensor:
         added = masked(change, keep).float()
-        added = torch.add(hidden, added, alpha=scale)
+        if isinstance(scale, torch.Tensor):
+            added = hidden + added * scale
+        else:
+            added = torch.add(hidden, added, alpha=scale)
         result, mean, deviation = torch.native_layer_norm(
             added, added.shape[-1:], norm.weight, norm.bias, epsilon
         )
