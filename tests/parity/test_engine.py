@@ -318,7 +318,8 @@ def test_gradients_under_dropout_are_those_of_the_function_computed(base_of, fam
     generator = torch.Generator().manual_seed(9)
     direction = [torch.randn(g.shape, generator=generator) for g in gradients]
     slope = sum(float((g * d).sum()) for g, d in zip(gradients, direction, strict=True))
-    step, ends = 2e-4, []
+    # Small, as the head of DistilBERT has corners.
+    step, ends = 4e-5, []
     with torch.no_grad():
         for sign in (1.0, -2.0):
             for one, d in zip(trainables, direction, strict=True):
