@@ -134,7 +134,8 @@ def make_plan(recipe: Recipe, classes: Sequence[str], *, weights: bool = False) 
     why = obstacle(checkpoint, shape, selection, dropouts)
     if recipe.path == "reference":
         why = "the recipe asks for it"
-    notes.append(f"computed by transformers + PEFT: {why}" if why else "computed by the engine")
+    if why:
+        notes.append(f"computed by transformers + PEFT, which is slower: {why}")
     return Plan(
         recipe=recipe,
         checkpoint=checkpoint,
@@ -218,6 +219,7 @@ def describe(content: dict[str, Any], *, fit: bool) -> list[str | Table]:
         groups,
         f"trainable {counts['total']:,} = adapter {counts['adapter']:,} + head {counts['head']:,} "
         f"+ other {counts['other']:,}; budget {limit['max_trainable']:,}, left {limit['left']:,}",
+        *(["computed by the engine"] if content["path"] == "engine" else []),
         *content["notes"],
         f"cost of {cost['training_texts']:,} texts of {cost['tokens']:.0f} tokens{assumed}: "
         f"{cost['arithmetic'] / 1e12:,.1f} Tflop, not less than {_duration(cost['seconds'])} here "
