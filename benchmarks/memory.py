@@ -62,7 +62,7 @@ def main() -> None:
 
 def run_case(case: str, model: str, data: str) -> tuple[float, float]:
     """Peak of the process's own memory and of mapped file pages, in GiB."""
-    from budgerigar.encoder.engine import PrefixedTexts
+    from budgerigar.encoder.frozen import PrefixedTexts
     from training import prepared_sides
 
     os.environ["BUDGERIGAR_CACHE"] = tempfile.mkdtemp(prefix="budgie-benchmark-")
@@ -81,8 +81,10 @@ def run_case(case: str, model: str, data: str) -> tuple[float, float]:
                 shape = (int(texts.offsets[-1]), sides.plan.shape.width)
                 file.truncate(2 * shape[0] * shape[1])
                 kept = np.memmap(file.name, np.uint16, "r", shape=shape)
+                lowest = min(sides.plan.selection.layers)
+                prefixed = PrefixedTexts(texts, lowest, kept, texts.offsets)
                 labels = np.resize(sides.labels, int(rows))
-                sides.step_seconds(0, STEPS, PrefixedTexts(texts, kept, texts.offsets), labels)
+                sides.step_seconds(0, STEPS, prefixed, labels)
     return watch.own / 2**20, watch.mapped / 2**20
 
 

@@ -13,13 +13,12 @@ import torch
 from transformers import get_linear_schedule_with_warmup
 
 import peer
-from budgerigar import pipeline, predict, recipe_text, sources
+from budgerigar import conductor, pipeline, predict, recipe_text, sources
 from budgerigar.data.tokens import PackedTexts, load_tokenizer, tokenize
 from budgerigar.encoder import hardware, paths
-from budgerigar.encoder.lora import LowRank
 from budgerigar.evaluation import metrics
-from budgerigar.recipe import SHARED_OPTIMIZER_FIELDS, Recipe
-from budgerigar.training import loop, optimizer
+from budgerigar.recipe import Recipe
+from budgerigar.training import loop
 
 ROWS, VALIDATION = 5_000, 0.2
 PEER_EPOCHS = 3
@@ -76,7 +75,7 @@ class SameEnd:
         where it never is. And the accuracy reached."""
         recipe, plan = self.recipe, self.plan
         device = hardware.device()
-        encoder = paths.fresh(
+        (encoder,) = paths.fresh_cohort(
             paths.Base(
                 plan.checkpoint,
                 plan.shape,
@@ -85,19 +84,11 @@ class SameEnd:
                 device,
                 f"{time.time()}",
             ),
-            plan.selection,
-            LowRank(recipe.adapter.alpha, recipe.adapter.dropout, recipe.adapter.rslora),
+            [replace(conductor.start_of(plan), seed=seed)],
             plan.dropouts,
-            seed=seed,
             force_reference=False,
         )
-        made = optimizer.build(
-            encoder.trainables(),
-            plan.rates,
-            recipe.optimizer.name,
-            recipe.optimizer.model_dump(exclude=SHARED_OPTIMIZER_FIELDS),
-            recipe.optimizer.weight_decay,
-        )
+        made = conductor.optimizer_of(plan, encoder)
         start = time.perf_counter()
         prepared = {name: encoder.prepare(texts, name) for name, texts in self.packed.items()}
         reached: list[tuple[float, float]] = []
@@ -119,9 +110,9 @@ class SameEnd:
                 keep_best=lambda: None,
                 checkpoints=Path(folder),
             )
-            settings = replace(pipeline.loop_settings(recipe), seed=seed)
-            train = prepared["train"]
-            loop.train(encoder, train, self.labels["train"], made, settings, around)
+            settings = replace(conductor.loop_settings(recipe), seed=seed)
+            trainee = loop.Trainee(encoder, made, settings, around)
+            loop.train([trainee], prepared["train"], self.labels["train"])
         best = max(accuracy for _, accuracy in reached)
         times = [seconds for seconds, accuracy in reached if accuracy >= wanted]
         return (times[0] if times else float("inf")), best

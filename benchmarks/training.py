@@ -28,15 +28,13 @@ import measure
 import models
 import peer
 import same_end
-from budgerigar import pipeline, recipe_text, sources
+from budgerigar import conductor, pipeline, recipe_text, sources
 from budgerigar.data.tokens import PackedTexts, load_tokenizer, tokenize
-from budgerigar.encoder import engine, hardware, paths
+from budgerigar.encoder import frozen, hardware, paths
 from budgerigar.encoder.interface import Tokens
-from budgerigar.encoder.lora import LowRank
 from budgerigar.encoder.products import Product
 from budgerigar.planning import Plan
-from budgerigar.recipe import SHARED_OPTIMIZER_FIELDS
-from budgerigar.training import loop, optimizer
+from budgerigar.training import loop
 
 Shape = tuple[int, int, bool]
 """Inputs, outputs, and whether the product runs backwards too."""
@@ -75,16 +73,12 @@ class Sides:
         ]
         device = hardware.device()
         self.precision = hardware.resolve_precision(plan.recipe.precision, device).name
-        self.encoder = paths.fresh(
+        (self.encoder,) = paths.fresh_cohort(
             paths.Base(
                 plan.checkpoint, plan.shape, len(plan.classes), self.precision, device, "benchmark"
             ),
-            plan.selection,
-            LowRank(
-                plan.recipe.adapter.alpha, plan.recipe.adapter.dropout, plan.recipe.adapter.rslora
-            ),
+            [conductor.start_of(plan)],
             plan.dropouts,
-            seed=plan.recipe.seed,
             force_reference=False,
         )
         self.prepared = self.encoder.prepare(packed, "the sample") if prepare else packed
@@ -104,9 +98,9 @@ class Sides:
         tokens = round(float(np.mean(self.packed.lengths)) * recipe.batch)
         number_type = hardware.SIXTEEN_BITS.get(self.precision, torch.float32)
         below, above = unavoidable_products(self.plan)
-        passed = engine.PASS_TOKENS
+        passed = frozen.PASS_TOKENS
         once = products_seconds(below, passed, number_type) * tokens / passed
-        often = products_seconds(above, -(-tokens // engine.ROWS) * engine.ROWS, number_type)
+        often = products_seconds(above, -(-tokens // frozen.ROWS) * frozen.ROWS, number_type)
         return (often + once / EPOCHS) / recipe.batch
 
     def peft(self, method: peer.Method, steps: int) -> Callable[[int], float]:
@@ -150,13 +144,9 @@ class Sides:
     def step_seconds(self, number: int, steps: int, texts: Tokens, labels: np.ndarray) -> float:
         """Mean seconds of a step, as the training loop itself records them."""
         recipe, found = self.plan.recipe, []
-        trained = self.encoder.trainables()
-        options = recipe.optimizer.model_dump(exclude=SHARED_OPTIMIZER_FIELDS)
-        made = optimizer.build(
-            trained, self.plan.rates, recipe.optimizer.name, options, recipe.optimizer.weight_decay
-        )
+        made = conductor.optimizer_of(self.plan, self.encoder)
         settings = replace(
-            pipeline.loop_settings(recipe),
+            conductor.loop_settings(recipe),
             seed=number,
             steps=steps,
             schedule="constant",
@@ -170,7 +160,8 @@ class Sides:
                 keep_best=lambda: None,
                 checkpoints=Path(folder),
             )
-            loop.train(self.encoder, texts, labels, made, settings, around)
+            trainee = loop.Trainee(self.encoder, made, settings, around)
+            loop.train([trainee], texts, labels)
         return float(np.mean([record.seconds for record in found]))
 
     def prefix_seconds(self, number: int, texts: int) -> float:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from budgerigar import adapters, pipeline
+from budgerigar.conductor import Conductor
 from budgerigar.encoder import prefix
 from budgerigar.encoder.prefix import FOLDER_VARIABLE, LIMIT_VARIABLE, PrefixCache
 
@@ -49,14 +50,14 @@ def until(stage: str, recipe: Path, out: Path, **overrides) -> Path:
         raise Enough
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Enough):
-        patch.setattr(pipeline._Conductor, stage, stop)
+        patch.setattr(Conductor, stage, stop)
         pipeline.train(recipe, out, **overrides)
     return out
 
 
 def trained(recipe: Path, out: Path, **overrides) -> dict[str, torch.Tensor]:
     """The adapter that a run ends with, which is neither scored nor verified."""
-    return adapters.read_tensors(until("_evaluate", recipe, out, **overrides) / "adapter")
+    return adapters.read_tensors(until("_finish", recipe, out, **overrides) / "adapter")
 
 
 def prepared(recipe: Path, out: Path, **overrides) -> None:

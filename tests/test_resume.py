@@ -14,6 +14,7 @@ import pytest
 from budgerigar import pipeline, recipe_text
 from budgerigar.errors import Interrupted, RunError
 from budgerigar.files import RETIRED_PREFIX, TEMPORARY_PREFIX, read_lines
+from budgerigar.runs import RunFolder
 
 KILLS = 10
 
@@ -135,14 +136,14 @@ def test_a_flipped_bit_in_every_checkpoint_starts_over(forks, tiny_recipe, unbro
 
 def interrupt_soon(recipe: Path, out: Path) -> None:
     """Sends this process SIGINT after some steps, as Ctrl-C does."""
-    original = pipeline.RunFolder.log_step
+    original = RunFolder.log_step
 
     def log_and_interrupt(self, record):
         original(self, record)
         if record["step"] == 7:
             os.kill(os.getpid(), signal.SIGINT)
 
-    pipeline.RunFolder.log_step = log_and_interrupt
+    RunFolder.log_step = log_and_interrupt
     try:
         pipeline.train(recipe, out)
     except Interrupted as error:

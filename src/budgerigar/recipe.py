@@ -24,6 +24,7 @@ from pydantic import (
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 def _comma_list(value: Any) -> Any:
@@ -128,6 +129,8 @@ class Data(Part):
     """Class names in the order of their numbers; empty reads them from the training rows."""
     max_rows: Positive | None = None
     """Use at most this many rows of `train`, drawn by class; a validation share comes from them."""
+    seed: Seed | None = None
+    """Of the splits and of the rows that `max_rows` draws; empty takes the run's own."""
     max_length: Annotated[int, Field(ge=4)] = 256
     """Longest text in tokens, special ones included; the rest is cut, in prediction too."""
 
@@ -330,9 +333,15 @@ class Recipe(Part):
     """Epochs without a better validation accuracy after which the run ends."""
     checkpoint_steps: Positive = 100
     """Steps between checkpoints; each epoch ends with one besides."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
-    """Of the head, the adapter, the order of texts, dropout and the splits."""
+    seed: Seed = 42
+    """Of the head, the adapter, the order of texts and dropout, and of the splits unless
+    `data.seed` is."""
     budget: Budget = Budget()
+
+    @property
+    def split_seed(self) -> int:
+        """Seed of the splits."""
+        return self.seed if self.data.seed is None else self.data.seed
 
     @model_validator(mode="before")
     @classmethod

@@ -17,7 +17,16 @@ from budgerigar.files import append_line, read_json, read_lines, write_lines
 RESULTS_SCHEMA = 1
 """Version of `results.json`; grows when a reader of the old one would be wrong."""
 
-LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "datasets", "pyarrow", "numpy")
+PACKAGES = (
+    "budgerigar",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "peft",
+    "datasets",
+    "pyarrow",
+    "numpy",
+)
 
 
 @dataclass(frozen=True)
@@ -132,12 +141,10 @@ class RunFolder:
         _keep(self.epochs, "epoch", finished_epochs)
 
 
-def versions(own: str) -> dict[str, str]:
+def versions() -> dict[str, str]:
     """Versions of this program, Python and the libraries that numbers depend on."""
-    found = {"budgerigar": own, "python": platform.python_version()}
-    for name in LIBRARIES:
-        found[name] = metadata.version(name)
-    return found
+    found = {name: metadata.version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), **found}
 
 
 def _keep(log: Path, key: str, limit: int) -> None:

@@ -90,7 +90,9 @@ def read_splits(recipe: Recipe, classes: Sequence[str]) -> Splits:
     )
     notes = [f"{data.train}: {line}" for line in train.notes]
     if data.max_rows is not None and data.max_rows < len(train.texts):
-        train = train.select(split.stratified_sample(labels_of(train), data.max_rows, recipe.seed))
+        train = train.select(
+            split.stratified_sample(labels_of(train), data.max_rows, recipe.split_seed)
+        )
 
     def read_other(source: str, labelled: bool) -> Corpus:
         other = corpus.read(
@@ -103,7 +105,7 @@ def read_splits(recipe: Recipe, classes: Sequence[str]) -> Splits:
         validation = read_other(data.validation, labelled=True)
     else:
         kept, held_out = split.stratified(
-            labels_of(train), train.texts, data.validation, recipe.seed, classes
+            labels_of(train), train.texts, data.validation, recipe.split_seed, classes
         )
         train, validation = train.select(kept), train.select(held_out)
     notes.extend(corpus.check_classes(labels_of(train), labels_of(validation), classes))

@@ -15,13 +15,11 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from budgerigar.data.tokens import PackedTexts
-from budgerigar.encoder import checkpoints, paths
-from budgerigar.encoder.attention import ragged
+from budgerigar.encoder import checkpoints, cohort, paths
 from budgerigar.encoder.budget import Selection
+from budgerigar.encoder.cohort import Batch
 from budgerigar.encoder.dropout import Dropouts
-from budgerigar.encoder.engine import ROWS
 from budgerigar.encoder.lora import LowRank
-from budgerigar.encoder.model import Member
 from budgerigar.encoder.shape import read_shape
 
 CLASSES = 5
@@ -254,47 +252,44 @@ def test_modernbert_where_padding_sees_no_token(base_of):
     assert largest_difference(gradients, expected) < 1e-5 * max(1.0, largest)
 
 
-def test_runs_of_a_cohort_compute_as_each_alone(base_of):
-    """Two runs with other layers, ranks and streams over one base, in one batch and apart."""
-    runs = [
-        both(
-            base_of("roberta"),
-            Selection(targets, layers, rank, {}, "none", "full"),
-            Dropouts(0.1, 0.0, prefix=False),
-            LowRank(16, 0.05, False),
-        )[0]
-        for targets, layers, rank in ((("query", "value"), (3,), 4), (SIX, (2, 3), 2))
-    ]
-    frozen, texts = runs[0]._frozen, [texts_of([20, 7, 33], 1), texts_of([5, 40], 2)]
-    alone, hidden, members, row, text = [], [], [], 0, 0
-    for number, (run, own) in enumerate(zip(runs, texts, strict=True)):
-        alone.append(run.logits(own, np.arange(len(own)), np.random.default_rng(number)))
-        size = -(-len(own.ids_T) // ROWS) * ROWS
-        ids_T = np.pad(own.ids_T, (0, size - len(own.ids_T)), constant_values=frozen.padding)
-        where = ragged(own.offsets[:-1], own.lengths, size, torch.device("cpu"))
-        with torch.no_grad():
-            hidden.append(frozen.run_layers(frozen.embed(ids_T, where), where, range(2)))
-        members.append(
-            Member(
-                updates=run._adapter.updates,
-                tokens=slice(row, row + size),
-                texts=slice(text, text + len(own)),
-                stream=np.random.default_rng(number),
-                lowest=run._lowest,
-            )
+@pytest.mark.parametrize(
+    ("family", "some", "one"),
+    [("roberta", ("query", "value"), "key"), ("modernbert", ("attn.Wqkv",), "mlp.Wo")],
+)
+@pytest.mark.parametrize("prefixed", [False, True])
+def test_runs_of_a_cohort_compute_as_each_alone(base_of, family, some, one, prefixed):
+    """Runs with other layers, ranks and streams over one base, in one batch and apart: for
+    the one that trains layer 3 alone, layer 2 is a frozen prefix, without dropout."""
+    starts = [
+        paths.Start(Selection(targets, layers, rank, {}, "none", "full"), LowRank(16, p, False), 3)
+        for targets, layers, rank, p in (
+            (some, (3,), 4, 0.05),
+            (("all",), (2, 3), 2, 0.3),
+            ((one,), (3,), 1, 0.0),
         )
-        row, text = row + size, text + len(own)
-    # The first run trains layer 3 alone: for it layer 2 is a frozen prefix, without dropout.
-    starts = np.concatenate(
-        [own.offsets[:-1] + m.tokens.start for own, m in zip(texts, members, strict=True)]
-    )
-    lengths = np.concatenate([own.lengths for own in texts])
-    where = ragged(starts, lengths, row, torch.device("cpu"))
-    together = frozen.run_layers(torch.cat(hidden), where, range(2, 3), members)
-    pooled = frozen.run_last_layer(together, where, members)
-    for run, member, expected in zip(runs, members, alone, strict=True):
-        found = frozen.logits(pooled[member.texts], run._adapter.head, member.stream)
-        assert float((found - expected).abs().max()) < 1e-5
+    ]
+    dropouts = Dropouts(0.1, 0.0, prefix=False)
+    runs = paths.fresh_cohort(base_of(family), starts, dropouts, force_reference=False)
+    texts = texts_of([20, 7, 33, 5, 40, 9])
+    rows = [np.array([0, 3]), np.array([1, 2, 4]), np.array([5])]
+    prepared = cohort.prepare(runs, texts, "texts") if prefixed else texts
+    batches = [
+        Batch(run, own, np.random.default_rng(number))
+        for number, (run, own) in enumerate(zip(runs, rows, strict=True))
+    ]
+    assert list(cohort.passes(prepared, batches)) == [slice(0, 3)]
+    together = cohort.logits(prepared, batches)
+    torch.autograd.backward([(found**2).sum() for found in together])
+    for number, (run, own, found) in enumerate(zip(runs, rows, together, strict=True)):
+        gradients = {one.name: one.tensor.grad.clone() for one in run.trainables()}
+        for one in run.trainables():
+            one.tensor.grad = None
+        alone = run.logits(texts, own, np.random.default_rng(number))
+        (alone**2).sum().backward()
+        expected = {one.name: one.tensor.grad for one in run.trainables()}
+        assert float((found - alone).detach().abs().max()) < 1e-5
+        largest = max(float(gradient.abs().max()) for gradient in expected.values())
+        assert largest_difference(gradients, expected) < 1e-5 * max(1.0, largest)
 
 
 @pytest.mark.parametrize("family", ["roberta", "distilbert", "modernbert"])

@@ -15,8 +15,7 @@ from transformers import (
 )
 
 from budgerigar import pipeline, recipe_text
-from budgerigar.encoder.engine import PackedClassifier
-from budgerigar.encoder.reference import ReferenceEncoder
+from budgerigar.encoder import cohort
 from budgerigar.files import read_lines
 from budgerigar.runs import RunFolder
 
@@ -32,19 +31,19 @@ SETTINGS = [
 class Recorder:
     """Takes down the rows of every batch that the loop asks for, and the first weights."""
 
-    def __init__(self, monkeypatch, encoder_class) -> None:
+    def __init__(self, monkeypatch) -> None:
         self.batches: list[tuple[np.ndarray, np.ndarray]] = []
         self.start: dict[str, torch.Tensor] = {}
-        original = encoder_class.logits
+        original = cohort.logits
 
-        def logits(encoder, texts, rows, dropout):
-            if dropout is not None:
-                if not self.batches:
-                    self.start = {n: t.clone() for n, t in encoder.state().items()}
-                self.batches.append(texts.batch(rows))
-            return original(encoder, texts, rows, dropout)
+        def logits(texts, batches):
+            (batch,) = batches
+            if not self.batches:
+                self.start = {n: t.clone() for n, t in batch.encoder.state().items()}
+            self.batches.append(texts.batch(batch.rows))
+            return original(texts, batches)
 
-        monkeypatch.setattr(encoder_class, "logits", logits)
+        monkeypatch.setattr(cohort, "logits", logits)
 
 
 def plain_losses(model_folder, recipe, recorder, labels_of, layers, total_steps) -> list[float]:
@@ -107,7 +106,7 @@ def plain_losses(model_folder, recipe, recorder, labels_of, layers, total_steps)
 def test_the_first_steps_have_the_losses_of_a_plain_script(
     name, path, tiny, texts, tmp_path, monkeypatch
 ):
-    recorder = Recorder(monkeypatch, PackedClassifier if path == "auto" else ReferenceEncoder)
+    recorder = Recorder(monkeypatch)
     recipe = recipe_text.read(
         name,
         [

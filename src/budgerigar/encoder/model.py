@@ -22,7 +22,7 @@ Head = Mapping[str, torch.Tensor]
 """Tensors of a head, float32, by module path and part, such as `classifier.dense.weight`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Member:
     """A run's part of a batch.
 
@@ -121,31 +121,32 @@ class PackedEncoder(ABC):
         return uses
 
     def keep(
-        self, number: int, members: Sequence[Member], width: int, of_texts: bool
+        self, number: int, members: Sequence[Member], rows: int, width: int, of_texts: bool
     ) -> tuple[torch.Tensor | None, float | torch.Tensor]:
         """The mask of a layer's hidden states, each run drawing its own rows, and by which
         what is kept must grow: a number, or one for each row where only some runs drop out.
 
-        The rate is the base's, and so one for all runs.
+        The rate is the base's, and so one for all runs. Idle rows keep everything.
         """
-        masks: list[torch.Tensor] = []
-        scales: list[torch.Tensor] = []
+        masks: dict[Member, torch.Tensor] = {}
         for member in members:
-            rows = member.rows(of_texts)
-            size, keep = rows.stop - rows.start, None
+            own = member.rows(of_texts)
             if member.stream is not None and number >= member.lowest:
-                keep = keep_mask(member.stream, size, width, self.hidden_dropout, self.device)
-            scale = 1.0 if keep is None else keep_scale(self.hidden_dropout)
-            scales.append(torch.full((size, 1), scale, device=self.device))
-            if keep is None:
-                keep = torch.full((size, width), -1, dtype=torch.int8, device=self.device)
-            masks.append(keep)
-        distinct = {float(scale[0]) for scale in scales}
-        if distinct <= {1.0}:
+                size = own.stop - own.start
+                mask = keep_mask(member.stream, size, width, self.hidden_dropout, self.device)
+                if mask is not None:
+                    masks[member] = mask
+        scale = keep_scale(self.hidden_dropout)
+        if not masks:
             return None, 1.0
-        if len(distinct) > 1:
-            return torch.cat(masks), torch.cat(scales)
-        return torch.cat(masks) if len(masks) > 1 else masks[0], keep_scale(self.hidden_dropout)
+        if len(members) == 1 and len(first := next(iter(masks.values()))) == rows:
+            return first, scale
+        keep = torch.full((rows, width), -1, dtype=torch.int8, device=self.device)
+        scales = torch.ones((rows, 1), device=self.device)
+        for member, mask in masks.items():
+            keep[member.rows(of_texts)] = mask
+            scales[member.rows(of_texts)] = scale
+        return keep, scale if len(masks) == len(members) else scales
 
     def drop(
         self, x: torch.Tensor, rate: float, stream: np.random.Generator | None

@@ -236,7 +236,7 @@ class ModernBertEncoder(PackedEncoder):
         x = self._normed(hidden, layer.feed_forward_norm).to(self.number_type)
         inner, gate = self._product(x, number, GATED, members, of_texts=of_texts).chunk(2, 1)
         inner = F.gelu(inner) * gate
-        keep, scale = self.keep(number, members, inner.shape[1], of_texts)
+        keep, scale = self.keep(number, members, len(inner), inner.shape[1], of_texts)
         if keep is not None:
             inner = (masked(inner, keep) * scale).to(inner.dtype)
         return hidden + self._product(inner, number, OUTPUT, members, of_texts=of_texts)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from budgerigar.encoder.families import (
     obstacle,
     unknown_architecture,
 )
+from budgerigar.encoder.frozen import FrozenBase
 from budgerigar.encoder.initial import FILE_PREFIX, draw_head, draw_updates
 from budgerigar.encoder.interface import Encoder
 from budgerigar.encoder.lora import Factors, LowRank
@@ -33,6 +34,9 @@ from budgerigar.encoder.model import PackedEncoder
 from budgerigar.encoder.postnorm import Numbers, PostNormEncoder
 from budgerigar.encoder.shape import Shape, classifier_config, meta_classifier
 from budgerigar.errors import ModelError
+
+KEPT_DROPOUTS = Dropouts(hidden=None, attention=None, prefix=False)
+"""The checkpoint's own."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,21 @@ class Base:
     sha256: str
 
 
+@dataclass(frozen=True)
+class Start:
+    """How a run begins.
+
+    Attributes:
+        selection: what trains.
+        low_rank: the updates' numbers.
+        seed: of everything that is drawn.
+    """
+
+    selection: Selection
+    low_rank: LowRank
+    seed: int
+
+
 def fresh(
     base: Base,
     selection: Selection,
@@ -65,37 +84,57 @@ def fresh(
     seed: int,
     force_reference: bool,
 ) -> Encoder:
-    """A pretrained encoder with a new adapter and a new head, both from `seed`.
+    """A pretrained encoder with a new adapter and a new head; see `fresh_cohort`."""
+    start = Start(selection, low_rank, seed)
+    return fresh_cohort(base, [start], dropouts, force_reference=force_reference)[0]
+
+
+def fresh_cohort(
+    base: Base, starts: Sequence[Start], dropouts: Dropouts, *, force_reference: bool
+) -> list[Encoder]:
+    """Encoders with new adapters and new heads; those that the engine computes share a base.
 
     Args:
         base: what is frozen.
-        selection: what trains.
-        low_rank: the updates' numbers.
+        starts: one for each run.
         dropouts: rates asked for.
-        seed: of everything that is drawn.
         force_reference: whether the engine stands aside.
 
     Raises:
         ModelError: when the checkpoint lacks weights of the encoder.
-        SelectorError: when the selection matches nothing.
+        SelectorError: when a selection matches nothing.
     """
     shape = base.shape
-    config = classifier_config(base.checkpoint, base.classes, dropouts.hidden, dropouts.attention)
-    if force_reference or obstacle(base.checkpoint, shape, selection, dropouts):
-        return reference.fresh(
-            base.checkpoint,
-            shape,
-            base.classes,
-            selection,
-            low_rank,
-            dropouts,
-            seed=seed,
-            precision=base.precision,
-            device=base.device,
-        )
-    generator = torch.Generator().manual_seed(seed)
+    encoders: list[Encoder] = []
+    loaded: LoadedBase | None = None
+    for start in starts:
+        if force_reference or obstacle(base.checkpoint, shape, start.selection, dropouts):
+            encoders.append(
+                reference.fresh(
+                    base.checkpoint,
+                    shape,
+                    base.classes,
+                    start.selection,
+                    start.low_rank,
+                    dropouts,
+                    seed=start.seed,
+                    precision=base.precision,
+                    device=base.device,
+                )
+            )
+        else:
+            loaded = loaded or load_base(base, dropouts)
+            encoders.append(_fresh_on(loaded, base, start, prefix_dropout=dropouts.prefix))
+    return encoders
+
+
+def _fresh_on(
+    loaded: LoadedBase, base: Base, start: Start, *, prefix_dropout: bool
+) -> PackedClassifier:
+    shape, selection, low_rank = base.shape, start.selection, start.low_rank
+    generator = torch.Generator().manual_seed(start.seed)
     head = _head_of(base.checkpoint, shape, base.classes)
-    draw_head(head.items(), config.initializer_range, generator)
+    draw_head(head.items(), loaded.config.initializer_range, generator)
     drawn = draw_updates(shape, selection, generator)
     trained = {layer.path for layer in shape.head if selection.head == "full" or layer.output}
     updates = {
@@ -114,9 +153,9 @@ def fresh(
         for name, tensor in head.items()
     }
     peft_config = adapter_files.peft_config(base.checkpoint, shape, selection, low_rank)
-    return _packed(
-        base, config, updates, head, adapter_files.config_to_json(peft_config), dropouts.prefix
-    )
+    config = adapter_files.config_to_json(peft_config)
+    adapter = _adapter(loaded, base, updates, head, config)
+    return PackedClassifier(loaded.frozen, adapter, prefix_dropout=prefix_dropout)
 
 
 def from_adapter(base: Base, folder: Path) -> Encoder:
@@ -126,7 +165,6 @@ def from_adapter(base: Base, folder: Path) -> Encoder:
         AdapterError: when the folder's files do not fit the model.
         ModelError: when the checkpoint lacks weights of the encoder.
     """
-    config = classifier_config(base.checkpoint, base.classes)
     stored = adapter_files.read_files(folder)
     try:
         read = _interpret(base, stored)
@@ -146,7 +184,9 @@ def from_adapter(base: Base, folder: Path) -> Encoder:
         for place, one in read.updates.items()
     }
     head = {name: _parameter(tensor, base.device) for name, tensor in read.head.items()}
-    return _packed(base, config, updates, head, read.config, prefix_dropout=False)
+    loaded = load_base(base)
+    adapter = _adapter(loaded, base, updates, head, read.config)
+    return PackedClassifier(loaded.frozen, adapter, prefix_dropout=False)
 
 
 def adapter_obstacle(base: Base, folder: Path) -> str:
@@ -170,30 +210,58 @@ def _interpret(base: Base, stored: Stored) -> ReadAdapter:
     return adapter_files.interpret(stored, base.shape, shapes)
 
 
-def _packed(
-    base: Base,
-    config: Any,
-    updates: Mapping[tuple[int, str], Factors],
-    head: Mapping[str, torch.Tensor],
-    peft_config: Mapping[str, object],
-    prefix_dropout: bool,
-) -> PackedClassifier:
+@dataclass(frozen=True)
+class LoadedBase:
+    """A frozen base with its weights.
+
+    Attributes:
+        frozen: computes.
+        kept: tensors of the checkpoint's own that a head reads, such as a frozen pooler.
+        config: the classifier's configuration.
+    """
+
+    frozen: FrozenBase
+    kept: Mapping[str, torch.Tensor]
+    config: Any
+
+
+def load_base(base: Base, dropouts: Dropouts = KEPT_DROPOUTS) -> LoadedBase:
+    """Loads the weights of a base that the engine computes.
+
+    Raises:
+        ModelError: when the checkpoint lacks weights of the encoder.
+    """
+    config = classifier_config(base.checkpoint, base.classes, dropouts.hidden, dropouts.attention)
     number_type = hardware.SIXTEEN_BITS.get(base.precision, torch.float32)
     promised = meta_classifier(base.checkpoint, base.classes).base_model.state_dict()
     shapes = {name: tensor.shape for name, tensor in promised.items()}
-    frozen: PackedEncoder
+    encoder: PackedEncoder
     kept: Mapping[str, torch.Tensor] = {}
     if base.shape.family == MODERNBERT:
-        frozen = modernbert.load(base.checkpoint, config, number_type, base.device, shapes)
+        encoder = modernbert.load(base.checkpoint, config, number_type, base.device, shapes)
     else:
         family = FAMILIES[base.shape.family]
         depth = base.shape.depth
         loaded = weights.load(base.checkpoint, family, depth, number_type, base.device, shapes)
-        frozen = PostNormEncoder(loaded, family, _numbers(family, config))
+        encoder = PostNormEncoder(loaded, family, _numbers(family, config))
         kept = loaded.pooler
-        if f"{family.dense}.weight" not in {**kept, **head}:
+    frozen = FrozenBase(encoder, base.precision, _identity(base, config))
+    return LoadedBase(frozen, kept, config)
+
+
+def _adapter(
+    loaded: LoadedBase,
+    base: Base,
+    updates: Mapping[tuple[int, str], Factors],
+    head: Mapping[str, torch.Tensor],
+    peft_config: Mapping[str, object],
+) -> Adapter:
+    kept = loaded.kept
+    if base.shape.family in FAMILIES:
+        dense = FAMILIES[base.shape.family].dense
+        if f"{dense}.weight" not in {**kept, **head}:
             raise ModelError(
-                f"model {base.checkpoint.name} lacks {family.dense}",
+                f"model {base.checkpoint.name} lacks {dense}",
                 why="its weights file holds no pooler, and only safetensors files tell so early",
                 remedy="convert the checkpoint to safetensors: load and save it with transformers",
             )
@@ -207,10 +275,7 @@ def _packed(
         named[f"{paths[place]}.lora_A.weight"] = factors.a_RI
         named[f"{paths[place]}.lora_B.weight"] = factors.b_OR
     named.update({f"{FILE_PREFIX}{name}": tensor for name, tensor in head.items()})
-    adapter = Adapter(updates, {**kept, **head}, named, peft_config)
-    return PackedClassifier(
-        frozen, adapter, base.precision, _identity(base, config), prefix_dropout=prefix_dropout
-    )
+    return Adapter(updates, {**kept, **head}, named, peft_config)
 
 
 def _identity(base: Base, config: Any) -> str:

@@ -76,7 +76,7 @@ class PostNormEncoder(PackedEncoder):
         hidden_TD = F.layer_norm(
             summed_TD, (self.width,), weights.norm.weight, weights.norm.bias, self.numbers.epsilon
         )
-        keep_TD, scale = self.keep(-1, members, self.width, of_texts=False)
+        keep_TD, scale = self.keep(-1, members, len(hidden_TD), self.width, of_texts=False)
         return hidden_TD if keep_TD is None else masked(hidden_TD, keep_TD) * scale
 
     def run_layers(
@@ -144,8 +144,8 @@ class PostNormEncoder(PackedEncoder):
             return adapted_product(inputs, frozen, uses)
 
         def add(hidden: torch.Tensor, change: torch.Tensor, drop: bool, norm: Norm) -> torch.Tensor:
-            nothing = (None, 1.0)
-            keep, scale = self.keep(number, members, self.width, of_texts) if drop else nothing
+            dropping = members if drop else ()
+            keep, scale = self.keep(number, dropping, len(hidden), self.width, of_texts)
             added: torch.Tensor = _DropAddNorm.apply(  # type: ignore[no-untyped-call]
                 hidden, change, keep, scale, norm, self.numbers.epsilon
             )
@@ -218,6 +218,8 @@ class PostNormEncoder(PackedEncoder):
             missing = (0, rank - a_RI.shape[0])
             low.append(F.pad(use.input_of(x_TD) @ a_RI.t() * use.scale, missing))
             halves.append(F.pad(b_OR, missing).unflatten(0, (self.numbers.heads, -1)))
+        idle = len(x_TD) - members[-1].tokens.stop
+        low.append(x_TD.new_zeros((idle, rank)))
         return _ByHead(torch.cat(low), halves, transposed=name == "value")
 
 

@@ -8,6 +8,7 @@ was cut short or has flipped bits does not match its hash, and the one before is
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from budgerigar.errors import RunError
 from budgerigar.files import sha256_of_file, whole_file, write_json
 
 KEPT = 2
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Position:
         loss_sum: training losses of this epoch's steps, added up.
         best_epoch: epoch of the best validation so far, None before the first.
         best_accuracy, best_loss: its validation accuracy and loss.
+        ended: whether nothing is left to train.
+        failure: why it ended badly; empty where it did not.
     """
 
     step: int = 0
@@ -44,6 +47,8 @@ class Position:
     best_epoch: int | None = None
     best_accuracy: float = -1.0
     best_loss: float = float("inf")
+    ended: bool = False
+    failure: str = ""
 
 
 def save(
@@ -145,15 +150,41 @@ class Loaded:
             torch.cuda.set_rng_state(self.tensors["generator/cuda"])
 
 
-def newest(folder: Path) -> Loaded | None:
-    """The newest checkpoint that is whole, or None; says which were passed over."""
+def newest_common(folders: Sequence[Path]) -> list[Loaded | None]:
+    """Where the runs of a cohort can go on together; says which checkpoints were passed over.
+
+    Args:
+        folders: of each run's checkpoints.
+
+    Returns:
+        A checkpoint of each run, all of the latest moment that every run has kept whole or
+        has ended before; None for every run where there is no such moment.
+    """
+    whole = [list(_whole(folder)) for folder in folders]
+    for moment in sorted({one.position.step for of_run in whole for one in of_run}, reverse=True):
+        found = [_at(of_run, moment) for of_run in whole]
+        if all(found):
+            return found
+    return [None] * len(folders)
+
+
+def _at(whole: Sequence[Loaded], moment: int) -> Loaded | None:
+    """A run's checkpoint of a cohort's moment, or the one with which it ended before."""
+    for one in whole:
+        step = one.position.step
+        if step == moment or (step < moment and one.position.ended):
+            return one
+    return None
+
+
+def _whole(folder: Path) -> Iterator[Loaded]:
+    """The checkpoints that are whole, newest first."""
     for path in sorted(folder.glob("step-*.json"), reverse=True):
         try:
             numbers = json.loads(path.read_text(encoding="utf-8"))
             tensors_path = path.with_suffix(".safetensors")
             if numbers["format"] != FORMAT or sha256_of_file(tensors_path) != numbers["sha256"]:
                 raise ValueError("its content does not match its hash")
-            return Loaded(Position(**numbers["position"]), numbers, load_file(tensors_path))
+            yield Loaded(Position(**numbers["position"]), numbers, load_file(tensors_path))
         except (OSError, ValueError, KeyError, TypeError) as error:
             warn(f"checkpoint {path.stem} is damaged ({error}); using the one before it")
-    return None

@@ -1,19 +1,20 @@
-"""Trains one run: one loop for every engine.
+"""Trains one run or a cohort: one loop for every engine.
 
-The loop knows an encoder, packed examples and numbers; it is handed its validation,
-its log and its way to keep the best adapter as functions. Everything it draws comes
-from the seed and the position, so that a run stopped and resumed ends with the same
-bytes as one that never stopped.
+The loop knows encoders, packed examples and numbers; it is handed each run's validation,
+its log and its way to keep the best adapter as functions. In a round every run of a cohort
+takes one step, its rows computed together with the others'. All else is each run's own:
+order of texts, dropout, loss, clipping, optimizer, schedule, best epoch and failure. What
+a run draws comes from its seed and position, so that runs stopped and resumed end with the
+same bytes as runs that never stopped.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-import shlex
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -23,7 +24,8 @@ import torch
 from torch.nn import functional as F
 
 from budgerigar.console import Progress, note
-from budgerigar.encoder import dropout
+from budgerigar.encoder import cohort, dropout
+from budgerigar.encoder.cohort import Batch
 from budgerigar.encoder.interface import Encoder, Tokens
 from budgerigar.errors import Interrupted, TrainingStopped
 from budgerigar.training import checkpoint
@@ -51,7 +53,8 @@ class LoopSettings:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One optimizer step: mean loss of its texts, highest rate, gradient norm before clipping."""
+    """One optimizer step: mean loss of its texts, highest rate, gradient norm before clipping,
+    and how long it took, together with those of its cohort."""
 
     step: int
     epoch: int
@@ -104,167 +107,177 @@ class Surroundings:
 
 
 @dataclass(frozen=True)
+class Trainee:
+    """A run to train.
+
+    Attributes:
+        encoder: freshly made, or any: a checkpoint replaces its trainable state.
+        optimizer: over the encoder's trainable parameters.
+        settings: the numbers.
+        around: validation, logs, the keeping of the best.
+    """
+
+    encoder: Encoder
+    optimizer: torch.optim.Optimizer
+    settings: LoopSettings
+    around: Surroundings
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """How training ended."""
+    """How a run's training ended; `failure` says why it ended badly, if it did."""
 
     steps: int
     best_epoch: int
     stopped_early: bool
+    failure: TrainingStopped | None = None
 
 
 def train(
-    encoder: Encoder,
+    trainees: Sequence[Trainee],
     examples: Tokens,
     labels: np.ndarray,
-    optimizer: torch.optim.Optimizer,
-    settings: LoopSettings,
-    around: Surroundings,
-    resume: checkpoint.Loaded | None = None,
-) -> Outcome:
-    """Trains from the start, or on from a checkpoint.
+    *,
+    resume: Sequence[checkpoint.Loaded | None] | None = None,
+    resume_with: str = "",
+) -> list[Outcome]:
+    """Trains runs on the same texts together, from the start or on from checkpoints.
 
     Args:
-        encoder: freshly made, or any: a checkpoint replaces its trainable state.
+        trainees: the runs.
         examples: the training texts, prepared.
         labels: class of each, int64 `[B]`.
-        optimizer: over the encoder's trainable parameters.
-        settings: the numbers.
-        around: validation, logs, the keeping of the best.
-        resume: where to go on.
+        resume: where each run goes on, all at one moment of the cohort; None starts.
+        resume_with: the command that goes on after a stop, to be told then.
+
+    Returns:
+        Each run's outcome. A run whose numbers run away ends alone, its best adapter kept.
 
     Raises:
-        TrainingStopped: when the loss is not finite; the best adapter so far is kept.
-        Interrupted: after Ctrl-C or SIGTERM, with a checkpoint written.
+        Interrupted: after Ctrl-C or SIGTERM, with checkpoints written.
     """
-    run = _Run(encoder, examples, labels, optimizer, settings, around)
-    torch.manual_seed(settings.seed)
-    if resume is None:
-        around.validate(True)
-    else:
-        encoder.load_state(resume.adapter())
-        resume.restore(run.names, optimizer, run.scaler)
-        run.at = resume.position
-        note(f"resuming after step {run.at.step} of {run.total}")
-    with _stop_requests() as stop, Progress("training", run.total, run.at.step) as bar:
-        while not run.finished():
-            run.epoch(bar, stop)
-    return Outcome(run.at.step, int(run.at.best_epoch or 0) + 1, run.at.step < run.total)
+    runs = [_Run(trainee, examples, labels) for trainee in trainees]
+    torch.manual_seed(trainees[0].settings.seed)
+    for run, found in zip(runs, resume or [None] * len(runs), strict=True):
+        if found is None:
+            run.around.validate(True)
+        else:
+            run.go_on(found)
+    steps, total = sum(run.at.step for run in runs), sum(run.total for run in runs)
+    if steps:
+        furthest = max(runs, key=lambda run: run.at.step)
+        note(f"resuming after step {furthest.at.step} of {furthest.total}")
+    texts, start = 0, time.monotonic()
+    with _stop_requests() as stop, Progress("training", total, steps) as bar:
+        while active := [run for run in runs if not run.at.ended]:
+            records = _round(active, examples)
+            texts += sum(record.texts for record in records)
+            pace = texts / (time.monotonic() - start)
+            bar.update(sum(run.at.step for run in runs), _figures(records, pace))
+            ending = [run for run in active if run.epoch_is_over()]
+            for run in ending:
+                run.finish_epoch()
+            if ending or stop.requested or any(run.wants_checkpoint() for run in active):
+                # All at one moment: a cohort goes on together from where each has one.
+                for run in active:
+                    run.save()
+            if stop.requested and any(not run.at.ended for run in runs):
+                furthest = max(runs, key=lambda run: run.at.step)
+                raise Interrupted(
+                    f"stopped at step {furthest.at.step} of {furthest.total}",
+                    remedy=f"a checkpoint is written; {resume_with} goes on",
+                )
+    return [run.outcome() for run in runs]
+
+
+def _round(active: Sequence[_Run], examples: Tokens) -> list[StepRecord]:
+    """One optimizer step of every run; one whose loss is no number ends without it."""
+    start = time.monotonic()
+    for run in active:
+        run.begin_step()
+    while waiting := [(run, batch) for run in active if (batch := run.next_batch())]:
+        batches = [batch for _, batch in waiting]
+        for part in cohort.passes(examples, batches):
+            logits = cohort.logits(examples, batches[part])
+            losses = [
+                loss
+                for (run, batch), logits_BC in zip(waiting[part], logits, strict=True)
+                if (loss := run.loss(batch, logits_BC)) is not None
+            ]
+            if losses:
+                torch.autograd.backward(losses)
+    seconds = round(time.monotonic() - start, 4)
+    return [record for run in active if (record := run.end_step(seconds))]
+
+
+def _figures(records: Sequence[StepRecord], pace: float) -> str:
+    """The moment's figures for the progress display."""
+    if not records:
+        return ""
+    loss = float(np.mean([record.loss for record in records]))
+    if len(records) > 1:
+        return f"{len(records)} runs  mean loss {loss:.4f}  {pace:.0f} texts/s"
+    (record,) = records
+    return f"epoch {record.epoch}  loss {loss:.4f}  rate {record.rate:.2e}  {pace:.0f} texts/s"
 
 
 class _Run:
     """The state of one training."""
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        examples: Tokens,
-        labels: np.ndarray,
-        optimizer: torch.optim.Optimizer,
-        settings: LoopSettings,
-        around: Surroundings,
-    ) -> None:
-        self.encoder, self.examples, self.labels = encoder, examples, labels
-        self.optimizer, self.settings, self.around = optimizer, settings, around
+    def __init__(self, trainee: Trainee, examples: Tokens, labels: np.ndarray) -> None:
+        self.encoder, self.optimizer = trainee.encoder, trainee.optimizer
+        self.settings, self.around = trainee.settings, trainee.around
+        self.labels = labels
         self.at = Position()
-        trainables = encoder.trainables()
+        trainables = self.encoder.trainables()
         self.names = [one.name for one in trainables]
         self.tensors = [one.tensor for one in trainables]
         self.scaler = torch.amp.GradScaler(
-            encoder.device.type, enabled=encoder.precision == "float16"
+            self.encoder.device.type, enabled=self.encoder.precision == "float16"
         )
-        weights = settings.class_weights
+        weights = self.settings.class_weights
         self.class_weights = (
-            None if weights is None else torch.tensor(weights, device=encoder.device)
+            None if weights is None else torch.tensor(weights, device=self.encoder.device)
         )
-        per_step = settings.batch * settings.accumulation
-        self.steps_in_epoch = math.ceil(len(examples) / per_step)
-        self.total = settings.steps or settings.epochs * self.steps_in_epoch
+        self.step_texts = self.settings.batch * self.settings.accumulation
+        self.texts = len(examples)
+        self.steps_in_epoch = math.ceil(self.texts / self.step_texts)
+        self.total = self.settings.steps or self.settings.epochs * self.steps_in_epoch
+        self._order: tuple[int, np.ndarray] | None = None
+        self._rows = np.empty(0, np.int64)
+        self._first = 0
+        self._loss = 0.0
 
-    def finished(self) -> bool:
-        """Whether all steps are taken and validated, or patience has run out."""
-        if self.at.step_in_epoch > 0:
-            return False
-        patience, best = self.settings.early_stopping, self.at.best_epoch
-        idle = 0 if best is None else self.at.epoch - 1 - best
-        return self.at.step >= self.total or (patience is not None and idle >= patience)
+    def go_on(self, found: checkpoint.Loaded) -> None:
+        """Takes up a checkpoint."""
+        self.encoder.load_state(found.adapter())
+        found.restore(self.names, self.optimizer, self.scaler)
+        self.at = found.position
 
-    def epoch(self, bar: Progress, stop: _StopRequest) -> None:
-        """The rest of the epoch in progress, and its validation."""
-        start = time.monotonic()
-        order = np.random.default_rng([self.settings.seed, self.at.epoch]).permutation(
-            len(self.examples)
-        )
-        texts = 0
-        while self.at.step_in_epoch < self.steps_in_epoch and self.at.step < self.total:
-            record = self._step(order)
-            texts += record.texts
-            pace = texts / (time.monotonic() - start)
-            bar.update(
-                record.step,
-                f"epoch {record.epoch}  loss {record.loss:.4f}  rate {record.rate:.2e}"
-                f"  {pace:.0f} texts/s",
-            )
-            if stop.requested or record.step % self.settings.checkpoint_steps == 0:
-                self.save()
-            if stop.requested:
-                run = shlex.quote(str(self.around.checkpoints.parent))
-                raise Interrupted(
-                    f"stopped at step {record.step} of {self.total}",
-                    remedy=f"a checkpoint is written; budgie train --resume {run} goes on",
-                )
-        self._finish_epoch(time.monotonic() - start)
-
-    def save(self) -> None:
-        """Writes a checkpoint of this moment."""
-        checkpoint.save(
-            self.around.checkpoints,
-            self.at,
-            self.names,
-            self.encoder.state(),
-            self.optimizer,
-            self.scaler,
-        )
-
-    def _step(self, order: np.ndarray) -> StepRecord:
-        start = time.monotonic()
-        settings, at = self.settings, self.at
-        size = settings.batch * settings.accumulation
-        rows = order[at.step_in_epoch * size : (at.step_in_epoch + 1) * size]
-        set_rates(self.optimizer, schedule(settings.schedule, at.step, self.total, settings.warmup))
+    def begin_step(self) -> None:
+        """Sets the rates and draws the step's texts."""
+        share = schedule(self.settings.schedule, self.at.step, self.total, self.settings.warmup)
+        set_rates(self.optimizer, share)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = 0.0
-        for first in range(0, len(rows), settings.batch):
-            drawn = dropout.stream(settings.seed, at.step, first)
-            part = self._loss(rows[first : first + settings.batch], rows, drawn)
-            torch.autograd.backward(self.scaler.scale(part))
-            loss += float(part.detach())
-        if not math.isfinite(loss):
-            raise self._ran_away(f"the loss is {loss} at step {at.step + 1} (epoch {at.epoch + 1})")
-        norm = self._update()
-        self.at = replace(
-            at,
-            step=at.step + 1,
-            step_in_epoch=at.step_in_epoch + 1,
-            loss_sum=at.loss_sum + loss,
-        )
-        record = StepRecord(
-            step=self.at.step,
-            epoch=at.epoch + 1,
-            loss=loss,
-            rate=max(group["lr"] for group in self.optimizer.param_groups),
-            gradient_norm=norm,
-            texts=len(rows),
-            seconds=round(time.monotonic() - start, 4),
-        )
-        self.around.log_step(record)
-        return record
+        first = self.at.step_in_epoch * self.step_texts
+        self._rows = self._epoch_order()[first : first + self.step_texts]
+        self._first, self._loss = 0, 0.0
 
-    def _loss(
-        self, rows: np.ndarray, step_rows: np.ndarray, drawn: np.random.Generator
-    ) -> torch.Tensor:
-        """This batch's share of the step's mean loss over `step_rows`."""
-        logits_BC = self.encoder.logits(self.examples, rows, drawn)
-        labels_B = torch.from_numpy(self.labels[rows]).to(logits_BC.device)
+    def next_batch(self) -> Batch | None:
+        """The step's next batch, None after the last."""
+        first = self._first
+        if first >= len(self._rows) or not math.isfinite(self._loss):
+            return None
+        self._first += self.settings.batch
+        return Batch(
+            encoder=self.encoder,
+            rows=self._rows[first : self._first],
+            dropout=dropout.stream(self.settings.seed, self.at.step, first),
+        )
+
+    def loss(self, batch: Batch, logits_BC: torch.Tensor) -> torch.Tensor | None:
+        """A batch's share of the step's mean loss, scaled; None where it is no number."""
+        labels_B = torch.from_numpy(self.labels[batch.rows]).to(logits_BC.device)
         total = F.cross_entropy(
             logits_BC,
             labels_B,
@@ -273,33 +286,50 @@ class _Run:
             label_smoothing=self.settings.label_smoothing,
         )
         if self.class_weights is None:
-            return total / len(step_rows)
-        return total / self.class_weights[torch.from_numpy(self.labels[step_rows])].sum()
+            share = total / len(self._rows)
+        else:
+            share = total / self.class_weights[torch.from_numpy(self.labels[self._rows])].sum()
+        self._loss += float(share.detach())
+        scaled: torch.Tensor = self.scaler.scale(share)
+        return scaled if math.isfinite(self._loss) else None
 
-    def _ran_away(self, what: str) -> TrainingStopped:
-        """Says that the numbers are no longer finite, and what is left."""
-        is_kept = self.at.best_epoch is not None
-        kept = "the best adapter is kept" if is_kept else "no epoch was finished"
-        return TrainingStopped(
-            what,
-            why="the weights have run away",
-            remedy=f"{kept}; lower the learning rates, or use precision=float32",
+    def end_step(self, seconds: float) -> StepRecord | None:
+        """Updates the weights and logs the step; None where its loss was no number."""
+        at = self.at
+        if not math.isfinite(self._loss):
+            self._fail(f"the loss is {self._loss} at step {at.step + 1} (epoch {at.epoch + 1})")
+            return None
+        norm = self._update()
+        self.at = replace(
+            at,
+            step=at.step + 1,
+            step_in_epoch=at.step_in_epoch + 1,
+            loss_sum=at.loss_sum + self._loss,
         )
+        record = StepRecord(
+            step=self.at.step,
+            epoch=at.epoch + 1,
+            loss=self._loss,
+            rate=max(group["lr"] for group in self.optimizer.param_groups),
+            gradient_norm=norm,
+            texts=len(self._rows),
+            seconds=seconds,
+        )
+        self.around.log_step(record)
+        return record
 
-    def _update(self) -> float | None:
-        """Clips and steps; gives the gradient's norm, None where it was not finite."""
-        self.scaler.unscale_(self.optimizer)
-        clip = self.settings.clip if self.settings.clip is not None else math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_(self.tensors, clip))
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return norm if math.isfinite(norm) else None
+    def epoch_is_over(self) -> bool:
+        """Whether validation is due."""
+        at = self.at
+        return not at.ended and (at.step_in_epoch == self.steps_in_epoch or at.step == self.total)
 
-    def _finish_epoch(self, seconds: float) -> None:
+    def finish_epoch(self) -> None:
+        """Validates, keeps what is best so far, logs the epoch."""
         result = self.around.validate(False)
         at = self.at
         if not math.isfinite(result.loss):
-            raise self._ran_away(f"the validation loss is {result.loss} after epoch {at.epoch + 1}")
+            self._fail(f"the validation loss is {result.loss} after epoch {at.epoch + 1}")
+            return
         better = (result.accuracy, -result.loss) > (at.best_accuracy, -at.best_loss)
         if better:
             # Before the checkpoint: a run killed between the two trains this epoch again.
@@ -315,11 +345,64 @@ class _Run:
             validation_accuracy=result.accuracy,
             validation_macro_f1=result.macro_f1,
             best=better,
-            seconds=round(seconds, 3),
+            seconds=round(time.monotonic() - self._epoch_start, 3),
         )
         self.around.log_epoch(record)
-        self.at = replace(at, epoch=at.epoch + 1, step_in_epoch=0, loss_sum=0.0)
-        self.save()
+        patience, idle = self.settings.early_stopping, at.epoch - int(at.best_epoch or 0)
+        self.at = replace(
+            at,
+            epoch=at.epoch + 1,
+            step_in_epoch=0,
+            loss_sum=0.0,
+            ended=at.step >= self.total or (patience is not None and idle >= patience),
+        )
+
+    def wants_checkpoint(self) -> bool:
+        """Whether this moment of the run is to be kept."""
+        return bool(self.at.failure) or self.at.step % self.settings.checkpoint_steps == 0
+
+    def save(self) -> None:
+        """Writes a checkpoint of this moment."""
+        checkpoint.save(
+            self.around.checkpoints,
+            self.at,
+            self.names,
+            self.encoder.state(),
+            self.optimizer,
+            self.scaler,
+        )
+
+    def outcome(self) -> Outcome:
+        """How it ended."""
+        at, failure = self.at, None
+        if at.failure:
+            kept = "no epoch was finished" if at.best_epoch is None else "the best adapter is kept"
+            failure = TrainingStopped(
+                at.failure,
+                why="the weights have run away",
+                remedy=f"{kept}; lower the learning rates, or use precision=float32",
+            )
+        return Outcome(at.step, int(at.best_epoch or 0) + 1, at.step < self.total, failure)
+
+    def _epoch_order(self) -> np.ndarray:
+        """The order of the texts in this epoch, `[B]`."""
+        if self._order is None or self._order[0] != self.at.epoch:
+            generator = np.random.default_rng([self.settings.seed, self.at.epoch])
+            self._order = (self.at.epoch, generator.permutation(self.texts))
+            self._epoch_start = time.monotonic()
+        return self._order[1]
+
+    def _update(self) -> float | None:
+        """Clips and steps; gives the gradient's norm, None where it was not finite."""
+        self.scaler.unscale_(self.optimizer)
+        clip = self.settings.clip if self.settings.clip is not None else math.inf
+        norm = float(torch.nn.utils.clip_grad_norm_(self.tensors, clip))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return norm if math.isfinite(norm) else None
+
+    def _fail(self, what: str) -> None:
+        self.at = replace(self.at, failure=what, ended=True)
 
 
 class _StopRequest:

@@ -1,0 +1,462 @@
+"""The conductor of runs: the only file that knows the order of the stages.
+
+recipe -> plan -> corpus -> splits -> tokens -> prefix -> training -> evaluation
+-> results.json -> report. Runs of one cohort share everything up to training, and train
+together; a run by itself is a cohort of one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from budgerigar import adapters, predict, recipe_text, report, results, runs, sources
+from budgerigar.console import note
+from budgerigar.data.tokens import PackedTexts, load_tokenizer, tokenize
+from budgerigar.errors import AdapterError, BudgetError, BudgieError, ModelError, RunError
+from budgerigar.evaluation import metrics
+from budgerigar.files import exclusive, read_json, recover, write_json, write_text
+from budgerigar.planning import Plan
+from budgerigar.recipe import SHARED_OPTIMIZER_FIELDS, Recipe
+from budgerigar.runs import RunFolder
+from budgerigar.sources import Splits
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from budgerigar.encoder.interface import Encoder, Tokens
+    from budgerigar.encoder.paths import Start
+    from budgerigar.training.loop import EpochRecord, LoopSettings, Outcome, Trainee, Validation
+
+
+def sharing_key(plan: Plan) -> str:
+    """What two runs must have in common to train as one cohort: base, texts and length.
+
+    Runs of transformers + PEFT share nothing, and are told apart by their whole recipe.
+    """
+    recipe = plan.recipe
+    shared = recipe.model_dump(mode="json", include={"model", "data", "precision"})
+    shared["data"]["seed"] = recipe.split_seed
+    if plan.path == "reference":
+        shared = recipe.model_dump(mode="json")
+    return json.dumps(shared, sort_keys=True)
+
+
+def loop_settings(recipe: Recipe, class_weights: tuple[float, ...] | None = None) -> LoopSettings:
+    """The training loop's numbers of a recipe; the classes' weights come from the data."""
+    from budgerigar.training.loop import LoopSettings
+
+    return LoopSettings(
+        epochs=recipe.epochs,
+        steps=recipe.steps,
+        batch=recipe.batch,
+        accumulation=recipe.accumulation,
+        clip=recipe.clip,
+        label_smoothing=recipe.label_smoothing,
+        class_weights=class_weights,
+        early_stopping=recipe.early_stopping,
+        checkpoint_steps=recipe.checkpoint_steps,
+        schedule=recipe.schedule.name,
+        warmup=recipe.schedule.warmup,
+        seed=recipe.seed,
+    )
+
+
+class Conductor:
+    """A cohort of runs, stage by stage.
+
+    Args:
+        planned: each run's folder and plan; all plans have one `sharing_key`.
+        resume_with: the command that goes on after a stop, for what is said then.
+    """
+
+    def __init__(self, planned: Sequence[tuple[RunFolder, Plan]], resume_with: str) -> None:
+        from budgerigar.encoder import hardware
+
+        self.resume_with = resume_with
+        self.plan = planned[0][1]
+        self.recipe = self.plan.recipe
+        self.seconds: dict[str, float] = {}
+        self.device = hardware.device()
+        self.precision = hardware.resolve_precision(self.recipe.precision, self.device)
+        self.notes = [self.precision.note] if self.precision.note else []
+        self.runs = [_Run(files, plan, len(planned)) for files, plan in planned]
+
+    def run(self) -> list[BudgieError | None]:
+        """Goes through all stages, from the first or from the newest common checkpoint.
+
+        Returns:
+            For each run why it failed; None for one that is finished.
+
+        Raises:
+            BudgieError: whatever stands in the way of all runs.
+        """
+        try:
+            with contextlib.ExitStack() as locks:
+                for run in self.runs:
+                    locks.enter_context(exclusive(run.files.path))
+                    recover(run.files.path)
+                return self._all_stages()
+        finally:
+            for run in self.runs:
+                run.files.remove_if_never_begun()
+
+    def _all_stages(self) -> list[BudgieError | None]:
+        with self._stage("data"):
+            splits = sources.read_splits(self.recipe, self.plan.classes)
+            self.notes.extend(splits.notes)
+        with self._stage("tokens"):
+            tokenizer = load_tokenizer(self.plan.checkpoint.folder, self.recipe.model.name)
+            packed = {
+                name: tokenize(texts.texts, tokenizer, self.plan.max_length, name)
+                for name, texts in splits.named().items()
+            }
+            self.notes.extend(_cut_notes(packed, self.plan.max_length))
+        with self._stage("model"):
+            self._load_encoders()
+        for line in dict.fromkeys([*self.notes, *(n for run in self.runs for n in run.plan.notes)]):
+            note(line)
+        for run in self.runs:
+            run.begin(splits)
+        with self._stage("prefix"):
+            texts_by_name = self._prepare(packed)
+        with self._stage("training"):
+            outcomes = self._train(tokenizer, splits, texts_by_name)
+        errors: list[BudgieError | None] = []
+        for run, outcome in zip(self.runs, outcomes, strict=True):
+            try:
+                if outcome.failure is not None:
+                    raise outcome.failure
+                self._finish(run, splits, packed, texts_by_name, outcome)
+                errors.append(None)
+            except BudgieError as error:
+                errors.append(error)
+        return errors
+
+    def _load_encoders(self) -> None:
+        from budgerigar.encoder import paths
+
+        model = self.recipe.model
+        sha256 = self.plan.checkpoint.sha256()
+        if model.sha256 is not None and model.sha256 != sha256:
+            raise ModelError(
+                f"weights of {model.name} are not the expected ones",
+                why=f"their SHA-256 is {sha256}, the recipe says {model.sha256}",
+                remedy="install the version that the recipe was written for",
+            )
+        base = paths.Base(
+            checkpoint=self.plan.checkpoint,
+            shape=self.plan.shape,
+            classes=len(self.plan.classes),
+            precision=self.precision.name,
+            device=self.device,
+            sha256=sha256,
+        )
+        encoders = paths.fresh_cohort(
+            base,
+            [start_of(run.plan) for run in self.runs],
+            self.plan.dropouts,
+            force_reference=self.plan.path == "reference",
+        )
+        for run, encoder in zip(self.runs, encoders, strict=True):
+            run.take_up(encoder, sha256)
+
+    def _prepare(self, packed: Mapping[str, PackedTexts]) -> dict[str, Tokens]:
+        """The texts with what can be computed once; of a cohort, also those read once a run."""
+        from budgerigar.encoder import cohort
+
+        encoders = [run.encoder for run in self.runs]
+        often = packed if len(encoders) > 1 else ("train", "validation")
+        return {
+            name: cohort.prepare(encoders, texts, name) if name in often else texts
+            for name, texts in packed.items()
+        }
+
+    def _train(
+        self, tokenizer: PreTrainedTokenizerBase, splits: Splits, texts: Mapping[str, Tokens]
+    ) -> list[Outcome]:
+        from budgerigar.training import checkpoint, loop
+
+        labels = sources.labels_of(splits.train)
+        truth = sources.labels_of(splits.validation)
+        found = checkpoint.newest_common([run.files.checkpoints for run in self.runs])
+        trainees = []
+        for run, loaded in zip(self.runs, found, strict=True):
+            at = checkpoint.Position() if loaded is None else loaded.position
+            run.files.rewind(at.step, at.epoch)
+            trainees.append(run.trainee(tokenizer, labels, texts["validation"], truth))
+        return loop.train(
+            trainees, texts["train"], labels, resume=found, resume_with=self.resume_with
+        )
+
+    def _finish(
+        self,
+        run: _Run,
+        splits: Splits,
+        packed: Mapping[str, PackedTexts],
+        texts: Mapping[str, Tokens],
+        outcome: Outcome,
+    ) -> None:
+        """Evaluation, verification, results and report of one run."""
+        from budgerigar.encoder import hardware
+
+        seconds = dict(self.seconds)
+        with _timed(seconds, "evaluation"):
+            run.encoder.load_state(adapters.read_tensors(run.files.adapter))
+            found = run.evaluate(splits, texts)
+        with _timed(seconds, "verification"):
+            difference = run.verify()
+        data = {
+            name: {**sources.describe(one, self.plan.classes), "cut": packed[name].cut}
+            for name, one in splits.named().items()
+        }
+        run.write_results(
+            {
+                "notes": [*run.plan.notes, *self.notes],
+                "data": data,
+                "training": {
+                    "steps": outcome.steps,
+                    "best_epoch": outcome.best_epoch,
+                    "stopped_early": outcome.stopped_early,
+                    "precision": self.precision.name,
+                    "path": run.encoder.path,
+                    "cohort": len(self.runs),
+                },
+                **{name: found.get(name) for name in ("validation", "test", "unlabelled")},
+                "verification": {"largest_difference": difference},
+                "seconds": seconds,
+                "hardware": hardware.describe(self.device),
+            }
+        )
+
+    def _stage(self, name: str) -> contextlib.AbstractContextManager[None]:
+        return _timed(self.seconds, name)
+
+
+class _Run:
+    """One run of a cohort: what is its own."""
+
+    encoder: Encoder
+    model_sha256: str
+
+    def __init__(self, files: RunFolder, plan: Plan, cohort: int) -> None:
+        self.files, self.plan, self.recipe = files, plan, plan.recipe
+        self.is_alone = cohort == 1
+
+    def take_up(self, encoder: Encoder, model_sha256: str) -> None:
+        """Checks a fresh encoder against the plan; starts it from the recipe's adapter, if any."""
+        self.encoder, self.model_sha256 = encoder, model_sha256
+        found = sum(one.tensor.numel() for one in encoder.trainables())
+        if found != self.plan.trainable["total"]:
+            raise BudgetError(
+                f"{found:,} parameters require gradients, the plan counted "
+                f"{self.plan.trainable['total']:,}",
+                remedy="this is a fault of budgerigar: please report the model and the recipe",
+            )
+        if self.recipe.adapter.start is not None:
+            start = Path(self.recipe.adapter.start)
+            if adapters.read_info(start).model_sha256 != model_sha256:
+                raise AdapterError(
+                    f"adapter {start} belongs to another base than {self.recipe.model.name}",
+                    why="the SHA-256 of the weights differs from the one in budgerigar.json",
+                    remedy="start from an adapter of this base",
+                )
+            encoder.load_state(adapters.read_tensors(start))
+
+    def begin(self, splits: Splits) -> None:
+        """Writes the recipe and the plan, or checks that the data are still those of the plan."""
+        fingerprints = {name: texts.fingerprint for name, texts in splits.named().items()}
+        if self.files.is_empty():
+            write_json(self.files.plan, {**self.plan.to_json(), "fingerprints": fingerprints})
+            write_text(self.files.recipe, recipe_text.to_yaml(self.recipe))
+        elif read_json(self.files.plan)["fingerprints"] != fingerprints:
+            raise RunError(
+                f"the texts of {self.files.path} have changed since the run began",
+                remedy="put the files back, or begin a new run",
+            )
+
+    def trainee(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        labels: np.ndarray,
+        validation: Tokens,
+        truth: np.ndarray,
+    ) -> Trainee:
+        """What the loop trains: the encoder with its optimizer, numbers and surroundings."""
+        from budgerigar.training import loop
+
+        def validate(dry: bool) -> Validation:
+            batch = self.recipe.evaluation_batch
+            logits_BC = predict.packed_logits(
+                self.encoder, validation, batch, "validating", batch if dry else None
+            )
+            scores = metrics.score(logits_BC, truth[: len(logits_BC)])
+            return loop.Validation(scores.loss, scores.accuracy, scores.macro_f1)
+
+        return loop.Trainee(
+            encoder=self.encoder,
+            optimizer=optimizer_of(self.plan, self.encoder),
+            settings=loop_settings(self.recipe, self._class_weights(labels)),
+            around=loop.Surroundings(
+                validate=validate,
+                log_step=lambda record: self.files.log_step(asdict(record)),
+                log_epoch=self._log_epoch,
+                keep_best=lambda: self._keep(tokenizer),
+                checkpoints=self.files.checkpoints,
+            ),
+        )
+
+    def _class_weights(self, labels: np.ndarray) -> tuple[float, ...] | None:
+        weights = self.recipe.class_weights
+        if weights == "balanced":
+            counts = np.bincount(labels, minlength=len(self.plan.classes))
+            return tuple((len(labels) / (len(counts) * counts)).tolist())
+        return None if weights == "none" else weights
+
+    def _log_epoch(self, record: EpochRecord) -> None:
+        self.files.log_epoch(asdict(record))
+        name = "" if self.is_alone else f"{self.files.path.name}, "
+        note(
+            f"{name}epoch {record.epoch}: training loss {record.training_loss:.4f}, validation "
+            f"loss {record.validation_loss:.4f}, accuracy {record.validation_accuracy:.2%}"
+            + (", best so far" if record.best else "")
+        )
+
+    def _keep(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        probe = predict.logits_of(
+            self.encoder, tokenizer, adapters.PROBE_TEXTS, self.plan.max_length
+        ).tolist()
+        model = self.recipe.model
+        info = adapters.AdapterInfo(
+            model=model.name,
+            revision=model.revision,
+            model_sha256=self.model_sha256,
+            classes=self.plan.classes,
+            max_length=self.plan.max_length,
+            precision=self.encoder.precision,
+            trainable=self.plan.trainable,
+            probe=tuple(zip(adapters.PROBE_TEXTS, map(tuple, probe), strict=True)),
+        )
+        adapters.write_adapter(self.files.adapter, self.encoder, tokenizer, info)
+
+    def evaluate(self, splits: Splits, texts_by_name: Mapping[str, Tokens]) -> dict[str, Any]:
+        """Scores and predicts every set but the training rows with the best adapter."""
+        classes = self.plan.classes
+        found: dict[str, Any] = {}
+        for name, texts in splits.named().items():
+            if name == "train":
+                continue
+            logits_BC = predict.packed_logits(
+                self.encoder, texts_by_name[name], self.recipe.evaluation_batch, f"scoring {name}"
+            )
+            predictions = predict.from_logits(classes, logits_BC)
+            labels = None if name == "unlabelled" else sources.labels_of(texts)
+            predict.write_predictions(
+                predictions, self.files.predictions / f"{name}.parquet", labels
+            )
+            if labels is None:
+                predict.write_submission(predictions, self.files.submission)
+                found[name] = {"distribution": predictions.distribution()}
+            else:
+                found[name] = {
+                    **results.scores_record(metrics.score(logits_BC, labels), classes),
+                    "confident_errors": results.confident_errors(predictions, labels, texts.texts),
+                }
+        return found
+
+    def verify(self) -> float:
+        """Loads the adapter in a fresh process, offline, and compares its logits."""
+        command = [
+            *(sys.executable, "-m", "budgerigar", "verify", str(self.files.adapter)),
+            *("--model", str(self.plan.checkpoint.folder), "--json"),
+        ]
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            check=False,
+        )
+        if done.returncode != 0:
+            said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            raise AdapterError(
+                f"the adapter in {self.files.adapter} does not hold in a fresh process",
+                why=said[-1],
+                remedy="its predictions cannot be trusted; please report this with the recipe",
+            )
+        return float(json.loads(done.stdout)["largest_difference"])
+
+    def write_results(self, found: Mapping[str, Any]) -> None:
+        """Writes curves, report, the model card with its figures, and last the results."""
+        content: dict[str, Any] = {
+            "schema": runs.RESULTS_SCHEMA,
+            "name": self.recipe.name,
+            "seed": self.recipe.seed,
+            "classes": list(self.plan.classes),
+            "recipe": self.recipe.model_dump(mode="json"),
+            "plan": self.plan.to_json(),
+            "epochs": self.files.read_epochs(),
+            "parameters": self.plan.trainable,
+            "model": {"name": self.recipe.model.name, "sha256": self.model_sha256},
+            "versions": runs.versions(),
+            **found,
+        }
+        report.draw_curves(
+            [report.Curve(self.recipe.name, content["epochs"])], self.files.path / "curves"
+        )
+        report.write_report(content, self.files.report)
+        info = adapters.read_info(self.files.adapter)
+        card = adapters.model_card(info, results.headline(content))
+        write_text(self.files.adapter / "README.md", card)
+        write_json(self.files.results, content)
+
+
+def start_of(plan: Plan) -> Start:
+    """How the encoder of a planned run begins."""
+    from budgerigar.encoder.lora import LowRank
+    from budgerigar.encoder.paths import Start
+
+    adapter = plan.recipe.adapter
+    low_rank = LowRank(adapter.alpha, adapter.dropout, adapter.rslora)
+    return Start(plan.selection, low_rank, plan.recipe.seed)
+
+
+def optimizer_of(plan: Plan, encoder: Encoder) -> torch.optim.Optimizer:
+    """The recipe's optimizer over what trains."""
+    from budgerigar.training import optimizer
+
+    part = plan.recipe.optimizer
+    return optimizer.build(
+        encoder.trainables(),
+        plan.rates,
+        part.name,
+        part.model_dump(exclude=SHARED_OPTIMIZER_FIELDS),
+        part.weight_decay,
+    )
+
+
+@contextlib.contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Notes how long a stage took."""
+    start = time.monotonic()
+    yield
+    seconds[name] = round(time.monotonic() - start, 3)
+
+
+def _cut_notes(packed: Mapping[str, PackedTexts], max_length: int) -> list[str]:
+    return [
+        f"{texts.cut} of {len(texts)} {name} texts are cut at {max_length} tokens"
+        for name, texts in packed.items()
+        if texts.cut
+    ]

@@ -1,0 +1,199 @@
+"""The frozen base over texts: its prefix computed once and kept, or computed as needed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from budgerigar.console import note
+from budgerigar.encoder.attention import Ragged, ragged
+from budgerigar.encoder.interface import Tokens
+from budgerigar.encoder.model import Member, PackedEncoder
+from budgerigar.encoder.prefix import PrefixCache
+from budgerigar.encoder.rows import Layout
+
+ROWS = 32
+"""On the CPU a batch has a multiple of so many rows; the last ones may be idle."""
+PASS_TOKENS = 4_096
+"""Tokens that go through the frozen prefix together: enough for products to run at their
+full rate, few enough for the results to stay in the processor's caches."""
+
+
+@dataclass(frozen=True)
+class PrefixedTexts:
+    """Texts with the frozen prefix's output for them.
+
+    Attributes:
+        texts: the texts themselves.
+        layers: how many layers the prefix has.
+        rows: `[T, D]`, or `[B, D]` where nothing above the prefix reads more than token 0.
+        row_offsets: first row of each text, `[B + 1]`.
+    """
+
+    texts: Tokens
+    layers: int
+    rows: np.ndarray
+    row_offsets: np.ndarray
+
+    @property
+    def ids_T(self) -> np.ndarray:
+        """Token ids."""
+        return self.texts.ids_T
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """First token of each text, `[B + 1]`."""
+        return self.texts.offsets
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def batch(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids and offsets of some texts."""
+        return self.texts.batch(rows)
+
+    def read(self, texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The prefix's output for some texts, packed in the order given, and its offsets."""
+        starts, ends = self.row_offsets[texts], self.row_offsets[texts + 1]
+        pieces = [self.rows[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
+        return np.concatenate(pieces), np.concatenate([[0], np.cumsum(ends - starts)])
+
+
+class FrozenBase:
+    """A frozen encoder with what it gave for texts; shared by all runs over it.
+
+    Args:
+        encoder: computes.
+        precision: name of the products' number type.
+        identity: what tells this base from others, for the cache's names.
+
+    Raises:
+        BudgieError: when the cache's settings cannot be used.
+    """
+
+    def __init__(self, encoder: PackedEncoder, precision: str, identity: str) -> None:
+        self.encoder, self.precision = encoder, precision
+        self._identity = identity
+        self._cache = PrefixCache()
+
+    def prepare(self, texts: Tokens, layers: int, label: str) -> Tokens:
+        """Texts with the output of the lowest layers, from the cache or computed now.
+
+        Args:
+            texts: the texts.
+            layers: how many; all of them keep what the head reads of each text.
+            label: names the texts in the progress display.
+
+        Returns:
+            The texts as they came where there are no layers, or no room to keep their output.
+        """
+        encoder = self.encoder
+        if layers == 0:
+            return texts
+        offsets = np.asarray(texts.offsets)
+        if layers == encoder.depth:
+            offsets = np.arange(len(texts) + 1)
+        sixteen = encoder.number_type != torch.float32
+        layout = Layout(offsets, encoder.width, "uint16" if sixteen else "float32")
+        about = {
+            "base": self._identity,
+            "layers": layers,
+            "precision": self.precision,
+            "device": encoder.device.type,
+            "texts": len(texts),
+            "tokens": int(texts.offsets[-1]),
+            "content": _content_hash(texts),
+        }
+
+        def compute(first: int, last: int) -> np.ndarray:
+            return self._rows_of(texts, layers, np.arange(first, last), offsets[first : last + 1])
+
+        rows = self._cache.open(about, layout, compute, label)
+        if rows is not None:
+            return PrefixedTexts(texts, layers, rows, offsets)
+        # A frozen layer is computed forwards, a trained one backwards too.
+        trained = 2 * max(1, encoder.depth - layers)
+        note(f"an epoch takes about {1 + layers / trained:.1f} times as long for that")
+        return texts
+
+    def stored(self, texts: PrefixedTexts, rows: np.ndarray) -> tuple[torch.Tensor, Ragged]:
+        """The prefix's output for some texts from what is kept, float32, idle rows after it."""
+        content, offsets = texts.read(rows)
+        stored = torch.from_numpy(content).view(self.encoder.number_type)
+        stored = stored.to(self.encoder.device).float()
+        if texts.layers < self.encoder.depth:
+            stored = F.pad(stored, (0, 0, 0, self._with_idle_rows(len(stored)) - len(stored)))
+        where = ragged(offsets[:-1], np.diff(offsets), len(stored), self.encoder.device)
+        return stored, where
+
+    @torch.no_grad()
+    def compute(
+        self, texts: Tokens, rows: np.ndarray, layers: int, members: Sequence[Member] = ()
+    ) -> tuple[torch.Tensor, Ragged]:
+        """The prefix's output for some texts, rounded as the cache rounds it.
+
+        Args:
+            texts: the texts.
+            rows: which, in the order wanted.
+            layers: how many layers.
+            members: runs that drop out in frozen layers too.
+        """
+        encoder = self.encoder
+        ids_T, offsets = texts.batch(rows)
+        idle = self._with_idle_rows(len(ids_T)) - len(ids_T)
+        ids_T = np.pad(ids_T, (0, idle), constant_values=encoder.padding)
+        where = ragged(offsets[:-1], np.diff(offsets), len(ids_T), encoder.device)
+        hidden = encoder.embed(ids_T, where, members)
+        hidden = encoder.run_layers(hidden, where, range(min(layers, encoder.depth - 1)), members)
+        if layers == encoder.depth:
+            hidden = encoder.run_last_layer(hidden, where, members)
+        return hidden.to(encoder.number_type).float(), where
+
+    def _with_idle_rows(self, tokens: int) -> int:
+        """Rows of a batch: on the CPU rounded up, as oneDNN makes a kernel for each shape."""
+        return -(-tokens // ROWS) * ROWS if self.encoder.device.type == "cpu" else tokens
+
+    def _rows_of(
+        self, texts: Tokens, layers: int, numbers: np.ndarray, offsets: np.ndarray
+    ) -> np.ndarray:
+        """The prefix's output for some texts, in their order, as the cache keeps it.
+
+        Texts of like length go through together; the order in the file is the texts' own.
+        """
+        encoder = self.encoder
+        lengths = np.diff(np.asarray(texts.offsets))[numbers]
+        order = np.argsort(-lengths, kind="stable")
+        ends = np.cumsum(lengths[order])
+        starts = offsets[:-1] - offsets[0]
+        found: np.ndarray | None = None
+        first = 0
+        while first < len(order):
+            before = ends[first - 1] if first else 0
+            fitting = int(np.searchsorted(ends, before + PASS_TOKENS, side="right"))
+            chosen = order[first : max(first + 1, fitting)]
+            hidden, _ = self.compute(texts, numbers[chosen], layers)
+            counts = np.diff(offsets)[chosen]
+            stored = hidden[: counts.sum()].to(encoder.number_type).cpu()
+            if encoder.number_type != torch.float32:
+                stored = stored.view(torch.uint16)
+            content = stored.numpy()
+            if found is None:
+                found = np.empty((int(offsets[-1] - offsets[0]), hidden.shape[1]), content.dtype)
+            within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+            found[np.repeat(starts[chosen], counts) + within] = content
+            first += len(chosen)
+        assert found is not None
+        return found
+
+
+def _content_hash(texts: Tokens) -> str:
+    """Of token ids and text bounds: vocabulary and cutting length are in them."""
+    digest = hashlib.sha256()
+    for numbers in (texts.ids_T, texts.offsets):
+        digest.update(np.ascontiguousarray(numbers, dtype=np.int64).tobytes())
+    return digest.hexdigest()
