@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from budgerigar.console import Progress
 from budgerigar.encoder import hardware, paths
 from budgerigar.encoder.attention import Ragged, ragged
 from budgerigar.encoder.checkpoints import Checkpoint
@@ -93,8 +94,11 @@ class FeatureExtractor:
         def compute(first: int, last: int) -> np.ndarray:
             self._encoder = self._encoder or self._load()
             found = np.empty((last - first, width), np.float32)
-            for rows in _passes(np.diff(texts.offsets)[first:last]):
-                found[rows] = self._encoder.pooled(texts, rows + first, chosen)
+            with Progress(f"vectors of {label}", last - first) as bar:
+                done = 0
+                for rows in _passes(np.diff(texts.offsets)[first:last]):
+                    found[rows] = self._encoder.pooled(texts, rows + first, chosen)
+                    bar.update(done := done + len(rows))
             return found
 
         if len(texts) == 0:
