@@ -13,7 +13,7 @@ import torch
 from transformers import get_linear_schedule_with_warmup
 
 import peer
-from budgerigar import conductor, pipeline, predict, recipe_text, sources
+from budgerigar import assembly, pipeline, predict, recipe_text, sources
 from budgerigar.data.tokens import PackedTexts, load_tokenizer, tokenize
 from budgerigar.encoder import hardware, paths
 from budgerigar.evaluation import metrics
@@ -84,11 +84,11 @@ class SameEnd:
                 device,
                 f"{time.time()}",
             ),
-            [replace(conductor.start_of(plan), seed=seed)],
+            [replace(assembly.start_of(plan), seed=seed)],
             plan.dropouts,
             force_reference=False,
         )
-        made = conductor.optimizer_of(plan, encoder)
+        made = assembly.optimizer_of(plan, encoder)
         start = time.perf_counter()
         prepared = {name: encoder.prepare(texts, name) for name, texts in self.packed.items()}
         reached: list[tuple[float, float]] = []
@@ -110,7 +110,7 @@ class SameEnd:
                 keep_best=lambda: None,
                 checkpoints=Path(folder),
             )
-            settings = replace(conductor.loop_settings(recipe), seed=seed)
+            settings = replace(assembly.loop_settings(recipe), seed=seed)
             trainee = loop.Trainee(encoder, made, settings, around)
             loop.train([trainee], prepared["train"], self.labels["train"])
         best = max(accuracy for _, accuracy in reached)

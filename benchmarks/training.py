@@ -28,7 +28,7 @@ import measure
 import models
 import peer
 import same_end
-from budgerigar import conductor, pipeline, recipe_text, sources
+from budgerigar import assembly, pipeline, recipe_text, sources
 from budgerigar.data.tokens import PackedTexts, load_tokenizer, tokenize
 from budgerigar.encoder import frozen, hardware, paths
 from budgerigar.encoder.interface import Tokens
@@ -77,7 +77,7 @@ class Sides:
             paths.Base(
                 plan.checkpoint, plan.shape, len(plan.classes), self.precision, device, "benchmark"
             ),
-            [conductor.start_of(plan)],
+            [assembly.start_of(plan)],
             plan.dropouts,
             force_reference=False,
         )
@@ -144,9 +144,9 @@ class Sides:
     def step_seconds(self, number: int, steps: int, texts: Tokens, labels: np.ndarray) -> float:
         """Mean seconds of a step, as the training loop itself records them."""
         recipe, found = self.plan.recipe, []
-        made = conductor.optimizer_of(self.plan, self.encoder)
+        made = assembly.optimizer_of(self.plan, self.encoder)
         settings = replace(
-            conductor.loop_settings(recipe),
+            assembly.loop_settings(recipe),
             seed=number,
             steps=steps,
             schedule="constant",

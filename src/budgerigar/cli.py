@@ -109,6 +109,51 @@ def train(
 
 
 @app.command()
+def compare(
+    recipes: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="RECIPE...", help="Shipped recipes or files, two or more."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Runs of each recipe, with seeds from 1.")] = 5,
+    out: Annotated[
+        Path | None, typer.Option(help="The comparison's folder; runs/compare where not given.")
+    ] = None,
+    settings: Settings = None,
+    columns: ColumnNames = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="COMPARISON", help="Go on with a comparison that was stopped."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train recipes with several seeds together, and say which is better, if one is."""
+    from budgerigar import comparison, recipe_text
+
+    if resume is not None:
+        if recipes or out or settings or columns:
+            raise RunError(
+                "--resume takes no recipe and no other option",
+                why="a comparison goes on with the recipes in its folder",
+                remedy=f"budgie compare --resume {resume}",
+            )
+        found = comparison.resume(resume)
+    else:
+        changes = _settings(settings, columns)
+        chosen = [recipe_text.read(name, changes) for name in recipes or ()]
+        found = comparison.compare(chosen, seeds, out)
+    if as_json:
+        console.result_json(found.results)
+        return
+    for line in found.words:
+        console.result(line)
+    console.table(*found.table())
+    for line in found.results["notes"]:
+        console.note(line)
+    for path in found.files():
+        console.result(str(path))
+
+
+@app.command()
 def plan(
     recipe: RecipeName,
     settings: Settings = None,

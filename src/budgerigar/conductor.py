@@ -20,24 +20,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from budgerigar import adapters, predict, recipe_text, report, results, runs, sources
+from budgerigar import adapters, assembly, predict, recipe_text, report, results, runs, sources
 from budgerigar.console import note
 from budgerigar.data.tokens import PackedTexts, load_tokenizer, tokenize
 from budgerigar.errors import AdapterError, BudgetError, BudgieError, ModelError, RunError
 from budgerigar.evaluation import metrics
 from budgerigar.files import exclusive, read_json, recover, write_json, write_text
 from budgerigar.planning import Plan
-from budgerigar.recipe import SHARED_OPTIMIZER_FIELDS, Recipe
 from budgerigar.runs import RunFolder
 from budgerigar.sources import Splits
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedTokenizerBase
 
     from budgerigar.encoder.interface import Encoder, Tokens
-    from budgerigar.encoder.paths import Start
-    from budgerigar.training.loop import EpochRecord, LoopSettings, Outcome, Trainee, Validation
+    from budgerigar.training.loop import EpochRecord, Outcome, Trainee, Validation
 
 
 def sharing_key(plan: Plan) -> str:
@@ -53,24 +50,34 @@ def sharing_key(plan: Plan) -> str:
     return json.dumps(shared, sort_keys=True)
 
 
-def loop_settings(recipe: Recipe, class_weights: tuple[float, ...] | None = None) -> LoopSettings:
-    """The training loop's numbers of a recipe; the classes' weights come from the data."""
-    from budgerigar.training.loop import LoopSettings
+def conduct(
+    planned: Sequence[tuple[RunFolder, Plan]], resume_with: str
+) -> list[BudgieError | None]:
+    """Does the whole job of some runs, in as few cohorts as they can form.
 
-    return LoopSettings(
-        epochs=recipe.epochs,
-        steps=recipe.steps,
-        batch=recipe.batch,
-        accumulation=recipe.accumulation,
-        clip=recipe.clip,
-        label_smoothing=recipe.label_smoothing,
-        class_weights=class_weights,
-        early_stopping=recipe.early_stopping,
-        checkpoint_steps=recipe.checkpoint_steps,
-        schedule=recipe.schedule.name,
-        warmup=recipe.schedule.warmup,
-        seed=recipe.seed,
-    )
+    Args:
+        planned: each run's folder and plan; finished ones are passed over.
+        resume_with: the command that goes on after a stop, to be told then.
+
+    Returns:
+        For each run why it failed; None for one that is finished.
+
+    Raises:
+        BudgieError: whatever stands in the way of a whole cohort.
+    """
+    cohorts: dict[str, list[int]] = {}
+    for number, (files, plan) in enumerate(planned):
+        if not files.results.exists():
+            cohorts.setdefault(sharing_key(plan), []).append(number)
+    errors: list[BudgieError | None] = [None] * len(planned)
+    for place, numbers in enumerate(cohorts.values(), start=1):
+        if len(cohorts) > 1:
+            runs = "1 run" if len(numbers) == 1 else f"{len(numbers)} runs"
+            note(f"cohort {place} of {len(cohorts)}: {runs}")
+        found = Conductor([planned[number] for number in numbers], resume_with).run()
+        for number, error in zip(numbers, found, strict=True):
+            errors[number] = error
+    return errors
 
 
 class Conductor:
@@ -78,7 +85,7 @@ class Conductor:
 
     Args:
         planned: each run's folder and plan; all plans have one `sharing_key`.
-        resume_with: the command that goes on after a stop, for what is said then.
+        resume_with: the command that goes on after a stop, to be told then.
     """
 
     def __init__(self, planned: Sequence[tuple[RunFolder, Plan]], resume_with: str) -> None:
@@ -165,7 +172,7 @@ class Conductor:
         )
         encoders = paths.fresh_cohort(
             base,
-            [start_of(run.plan) for run in self.runs],
+            [assembly.start_of(run.plan) for run in self.runs],
             self.plan.dropouts,
             force_reference=self.plan.path == "reference",
         )
@@ -304,10 +311,11 @@ class _Run:
             scores = metrics.score(logits_BC, truth[: len(logits_BC)])
             return loop.Validation(scores.loss, scores.accuracy, scores.macro_f1)
 
+        weights = assembly.class_weights(self.recipe, labels, len(self.plan.classes))
         return loop.Trainee(
             encoder=self.encoder,
-            optimizer=optimizer_of(self.plan, self.encoder),
-            settings=loop_settings(self.recipe, self._class_weights(labels)),
+            optimizer=assembly.optimizer_of(self.plan, self.encoder),
+            settings=assembly.loop_settings(self.recipe, weights),
             around=loop.Surroundings(
                 validate=validate,
                 log_step=lambda record: self.files.log_step(asdict(record)),
@@ -316,13 +324,6 @@ class _Run:
                 checkpoints=self.files.checkpoints,
             ),
         )
-
-    def _class_weights(self, labels: np.ndarray) -> tuple[float, ...] | None:
-        weights = self.recipe.class_weights
-        if weights == "balanced":
-            counts = np.bincount(labels, minlength=len(self.plan.classes))
-            return tuple((len(labels) / (len(counts) * counts)).tolist())
-        return None if weights == "none" else weights
 
     def _log_epoch(self, record: EpochRecord) -> None:
         self.files.log_epoch(asdict(record))
@@ -420,30 +421,6 @@ class _Run:
         card = adapters.model_card(info, results.headline(content))
         write_text(self.files.adapter / "README.md", card)
         write_json(self.files.results, content)
-
-
-def start_of(plan: Plan) -> Start:
-    """How the encoder of a planned run begins."""
-    from budgerigar.encoder.lora import LowRank
-    from budgerigar.encoder.paths import Start
-
-    adapter = plan.recipe.adapter
-    low_rank = LowRank(adapter.alpha, adapter.dropout, adapter.rslora)
-    return Start(plan.selection, low_rank, plan.recipe.seed)
-
-
-def optimizer_of(plan: Plan, encoder: Encoder) -> torch.optim.Optimizer:
-    """The recipe's optimizer over what trains."""
-    from budgerigar.training import optimizer
-
-    part = plan.recipe.optimizer
-    return optimizer.build(
-        encoder.trainables(),
-        plan.rates,
-        part.name,
-        part.model_dump(exclude=SHARED_OPTIMIZER_FIELDS),
-        part.weight_decay,
-    )
 
 
 @contextlib.contextmanager

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from budgerigar import planning, predict, recipe_text, report, sources
-from budgerigar.conductor import Conductor
+from budgerigar.conductor import conduct
 from budgerigar.console import note
 from budgerigar.errors import RunError
 from budgerigar.planning import Plan
@@ -79,7 +79,7 @@ def plan(recipe: str | Path | Recipe, **overrides: Any) -> Plan:
     Raises:
         BudgieError: see `planning.make_plan`.
     """
-    resolved = _resolve(recipe, overrides)
+    resolved = recipe_text.resolve(recipe, overrides)
     return planning.make_plan(resolved, sources.class_names(resolved))
 
 
@@ -103,7 +103,7 @@ def train(recipe: str | Path | Recipe, out: str | Path | None = None, **override
     Raises:
         BudgieError: whatever stands in the way.
     """
-    resolved = sources.absolute(_resolve(recipe, overrides))
+    resolved = sources.absolute(recipe_text.resolve(recipe, overrides))
     files = RunFolder(Path(out) if out else Path("runs") / resolved.name)
     if not files.is_empty():
         raise RunError(
@@ -138,7 +138,7 @@ def resume(folder: str | Path) -> Run:
 
 def _conduct(files: RunFolder, ready: Plan) -> Run:
     again = f"budgie train --resume {shlex.quote(str(files.path))}"
-    (error,) = Conductor([(files, ready)], again).run()
+    (error,) = conduct([(files, ready)], again)
     if error is not None:
         raise error
     return Run(files.path)
@@ -161,9 +161,3 @@ def draw_curves(folders: Sequence[str | Path], stem: Path) -> list[Path]:
             raise RunError(f"{files.path} holds no run", remedy="name the folder of a run")
         curves.append(report.Curve(files.path.name, files.read_epochs()))
     return report.draw_curves(curves, stem)
-
-
-def _resolve(recipe: str | Path | Recipe, overrides: Mapping[str, Any]) -> Recipe:
-    if not isinstance(recipe, Recipe):
-        return recipe_text.read(recipe, overrides=overrides)
-    return recipe_text.change(recipe, overrides)

@@ -6,7 +6,7 @@ Needs the checkpoint's configuration only: nothing is loaded before the plan is 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from budgerigar.encoder import budget, checkpoints
@@ -149,6 +149,11 @@ def make_plan(recipe: Recipe, classes: Sequence[str], *, weights: bool = False) 
         dropouts=dropouts,
         path="reference" if why else "engine",
     )
+
+
+def with_seed(plan: Plan, recipe: Recipe) -> Plan:
+    """The plan of a recipe that differs from a planned one in its seed alone."""
+    return replace(plan, recipe=recipe)
 
 
 def rates_of(recipe: Recipe, depth: int) -> Rates:

@@ -85,6 +85,13 @@ def read(
     return from_tree(tree, str(source))
 
 
+def resolve(recipe: str | Path | Recipe, overrides: Mapping[str, Any]) -> Recipe:
+    """A recipe, a shipped one's name or a YAML file, with overrides as in `read`."""
+    if isinstance(recipe, Recipe):
+        return change(recipe, overrides)
+    return read(recipe, overrides=overrides)
+
+
 def change(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
     """A recipe with other values for some fields; overrides as in `read`."""
     tree = recipe.model_dump(mode="json")

@@ -12,8 +12,8 @@ from budgerigar.encoder import engine
 from budgerigar.encoder.engine import PackedClassifier, Share
 from budgerigar.encoder.interface import Encoder, Tokens
 
-PASS_TOKENS = 2_048
-"""On the CPU, tokens that go through the layers together at most, unless one run has more:
+PASS_TOKENS = {"cpu": 2_048, "cuda": 65_536}
+"""Tokens that go through the layers together at most, unless one run has more. On the CPU
 larger products are hardly quicker, and what stands between them leaves the caches."""
 
 
@@ -77,5 +77,5 @@ def _fit(one: Batch, other: Batch, tokens: int) -> bool:
     if not isinstance(other.encoder, PackedClassifier):
         return False
     return one.encoder.base is other.encoder.base and (
-        one.encoder.device.type != "cpu" or tokens <= PASS_TOKENS
+        tokens <= PASS_TOKENS[one.encoder.device.type]
     )

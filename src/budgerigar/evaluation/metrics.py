@@ -76,8 +76,17 @@ def score(logits_BC: np.ndarray, labels_B: np.ndarray) -> Scores:
     )
 
 
-def expected_calibration_error(probabilities_BC: np.ndarray, labels_B: np.ndarray) -> float:
-    """Mean gap between confidence and accuracy over equally wide bins of confidence.
+@dataclass(frozen=True)
+class Bin:
+    """Predictions of like confidence: mean confidence, accuracy, how many."""
+
+    confidence: float
+    accuracy: float
+    texts: int
+
+
+def reliability(probabilities_BC: np.ndarray, labels_B: np.ndarray) -> tuple[Bin, ...]:
+    """Confidence against accuracy in equally wide bins of confidence, empty ones left out.
 
     Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2, with
     `CALIBRATION_BINS` bins, the upper edge belonging to its bin.
@@ -86,7 +95,14 @@ def expected_calibration_error(probabilities_BC: np.ndarray, labels_B: np.ndarra
     right_B = probabilities_BC.argmax(axis=1) == labels_B
     edges = np.linspace(0.0, 1.0, CALIBRATION_BINS + 1)[1:-1]
     bin_B = np.digitize(confidence_B, edges, right=True)
-    texts = np.bincount(bin_B, minlength=CALIBRATION_BINS)
-    confidence = np.bincount(bin_B, weights=confidence_B, minlength=CALIBRATION_BINS)
-    right = np.bincount(bin_B, weights=right_B, minlength=CALIBRATION_BINS)
-    return float(np.abs(confidence - right).sum() / texts.sum())
+    return tuple(
+        Bin(float(confidence_B[inside].mean()), float(right_B[inside].mean()), int(inside.sum()))
+        for number in np.unique(bin_B)
+        for inside in [bin_B == number]
+    )
+
+
+def expected_calibration_error(probabilities_BC: np.ndarray, labels_B: np.ndarray) -> float:
+    """Mean gap between confidence and accuracy, weighted by texts, over `reliability`'s bins."""
+    bins = reliability(probabilities_BC, labels_B)
+    return sum(one.texts * abs(one.confidence - one.accuracy) for one in bins) / len(labels_B)
