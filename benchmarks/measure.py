@@ -61,8 +61,13 @@ def in_turn(
     return found
 
 
+def as_record(figure: Spread) -> dict[str, float]:
+    """A figure ready for JSON."""
+    return asdict(figure)
+
+
 def write(path: Path | None, figures: Mapping[str, Spread], made_from: Mapping[str, Any]) -> None:
     """Writes figures and what they were made from as JSON, where a path is given."""
     if path is not None:
-        content = {name: asdict(figure) for name, figure in figures.items()}
+        content = {name: as_record(figure) for name, figure in figures.items()}
         path.write_text(json.dumps({**content, **made_from}, indent=2) + "\n", encoding="utf-8")

@@ -73,13 +73,11 @@ class Sides:
         ]
         device = hardware.device()
         self.precision = hardware.resolve_precision(plan.recipe.precision, device).name
+        self.base = paths.Base(
+            plan.checkpoint, plan.shape, len(plan.classes), self.precision, device, "benchmark"
+        )
         (self.encoder,) = paths.fresh_cohort(
-            paths.Base(
-                plan.checkpoint, plan.shape, len(plan.classes), self.precision, device, "benchmark"
-            ),
-            [assembly.start_of(plan)],
-            plan.dropouts,
-            force_reference=False,
+            self.base, [assembly.start_of(plan)], plan.dropouts, force_reference=False
         )
         self.prepared = self.encoder.prepare(packed, "the sample") if prepare else packed
         tokenizer = load_tokenizer(plan.checkpoint.folder, plan.recipe.model.name)

@@ -256,15 +256,35 @@ def submit(
 
 
 @app.command()
-def verify(adapter: AdapterFolder, model: BaseModel = None, as_json: AsJson = False) -> None:
-    """Check that an adapter gives the logits that it gave when it was written."""
+def verify(
+    adapters: Annotated[
+        list[Path], typer.Argument(metavar="ADAPTER...", help="Adapter folders, one or more.")
+    ],
+    model: BaseModel = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check that adapters give the logits that they gave when they were written."""
     from budgerigar import predict as prediction
 
-    difference = prediction.load(adapter, model).verify()
+    found: list[dict[str, object]] = []
+    errors: list[BudgieError] = []
+    for adapter in adapters:
+        try:
+            difference = prediction.load(adapter, model).verify()
+        except BudgieError as error:
+            errors.append(error)
+            found.append({"adapter": str(adapter), "error": str(error)})
+            continue
+        found.append({"adapter": str(adapter), "error": "", "largest_difference": difference})
+        if not as_json:
+            said = f"logits agree, the largest difference is {difference:.2g}"
+            console.result(f"{adapter}: {said}")
     if as_json:
-        console.result_json({"largest_difference": difference})
-    else:
-        console.result(f"{adapter}: logits agree, the largest difference is {difference:.2g}")
+        console.result_json({"adapters": found})
+    for further in errors[1:]:
+        console.note(f"budgie: {further}")
+    if errors:
+        raise errors[0]
 
 
 @recipes_app.command("list")

@@ -20,13 +20,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from budgerigar import adapters, assembly, predict, recipe_text, report, results, runs, sources
+from budgerigar import adapters, assembly, predict, recipe_text, results, runs, sources
 from budgerigar.console import note
+from budgerigar.data.corpus import Corpus
 from budgerigar.data.tokens import PackedTexts, load_tokenizer, tokenize
 from budgerigar.errors import AdapterError, BudgetError, BudgieError, ModelError, RunError
 from budgerigar.evaluation import metrics
 from budgerigar.files import exclusive, read_json, recover, write_json, write_text
 from budgerigar.planning import Plan
+from budgerigar.reports.figures import Curve, draw_curves
+from budgerigar.reports.run import write_run_report
 from budgerigar.runs import RunFolder
 from budgerigar.sources import Splits
 
@@ -67,7 +70,7 @@ def conduct(
     """
     cohorts: dict[str, list[int]] = {}
     for number, (files, plan) in enumerate(planned):
-        if not files.results.exists():
+        if not files.is_finished():
             cohorts.setdefault(sharing_key(plan), []).append(number)
     errors: list[BudgieError | None] = [None] * len(planned)
     for place, numbers in enumerate(cohorts.values(), start=1):
@@ -140,16 +143,14 @@ class Conductor:
             texts_by_name = self._prepare(packed)
         with self._stage("training"):
             outcomes = self._train(tokenizer, splits, texts_by_name)
-        errors: list[BudgieError | None] = []
         for run, outcome in zip(self.runs, outcomes, strict=True):
-            try:
-                if outcome.failure is not None:
-                    raise outcome.failure
-                self._finish(run, splits, packed, texts_by_name, outcome)
-                errors.append(None)
-            except BudgieError as error:
-                errors.append(error)
-        return errors
+            run.evaluate(splits, texts_by_name, outcome)
+        with self._stage("verification"):
+            _verify([run for run in self.runs if run.error is None], self.plan.checkpoint.folder)
+        for run in self.runs:
+            if run.error is None:
+                self._finish(run, splits, packed)
+        return [run.error for run in self.runs]
 
     def _load_encoders(self) -> None:
         from budgerigar.encoder import paths
@@ -207,23 +208,10 @@ class Conductor:
             trainees, texts["train"], labels, resume=found, resume_with=self.resume_with
         )
 
-    def _finish(
-        self,
-        run: _Run,
-        splits: Splits,
-        packed: Mapping[str, PackedTexts],
-        texts: Mapping[str, Tokens],
-        outcome: Outcome,
-    ) -> None:
-        """Evaluation, verification, results and report of one run."""
+    def _finish(self, run: _Run, splits: Splits, packed: Mapping[str, PackedTexts]) -> None:
+        """Results and report of one run."""
         from budgerigar.encoder import hardware
 
-        seconds = dict(self.seconds)
-        with _timed(seconds, "evaluation"):
-            run.encoder.load_state(adapters.read_tensors(run.files.adapter))
-            found = run.evaluate(splits, texts)
-        with _timed(seconds, "verification"):
-            difference = run.verify()
         data = {
             name: {**sources.describe(one, self.plan.classes), "cut": packed[name].cut}
             for name, one in splits.named().items()
@@ -233,16 +221,14 @@ class Conductor:
                 "notes": [*run.plan.notes, *self.notes],
                 "data": data,
                 "training": {
-                    "steps": outcome.steps,
-                    "best_epoch": outcome.best_epoch,
-                    "stopped_early": outcome.stopped_early,
+                    "steps": run.outcome.steps,
+                    "best_epoch": run.outcome.best_epoch,
+                    "stopped_early": run.outcome.stopped_early,
                     "precision": self.precision.name,
                     "path": run.encoder.path,
                     "cohort": len(self.runs),
                 },
-                **{name: found.get(name) for name in ("validation", "test", "unlabelled")},
-                "verification": {"largest_difference": difference},
-                "seconds": seconds,
+                "seconds": {**self.seconds, **run.seconds},
                 "hardware": hardware.describe(self.device),
             }
         )
@@ -252,14 +238,26 @@ class Conductor:
 
 
 class _Run:
-    """One run of a cohort: what is its own."""
+    """One run of a cohort: what is its own.
+
+    Attributes:
+        error: why it failed, None while it has not.
+        scores: what `results.json` will say of each set of texts.
+        difference: the largest of a logit, found in a fresh process.
+        seconds: of its own stages.
+    """
 
     encoder: Encoder
     model_sha256: str
+    outcome: Outcome
 
     def __init__(self, files: RunFolder, plan: Plan, cohort: int) -> None:
         self.files, self.plan, self.recipe = files, plan, plan.recipe
         self.is_alone = cohort == 1
+        self.error: BudgieError | None = None
+        self.scores: dict[str, Any] = {}
+        self.difference = 0.0
+        self.seconds: dict[str, float] = {}
 
     def take_up(self, encoder: Encoder, model_sha256: str) -> None:
         """Checks a fresh encoder against the plan; starts it from the recipe's adapter, if any."""
@@ -351,52 +349,33 @@ class _Run:
         )
         adapters.write_adapter(self.files.adapter, self.encoder, tokenizer, info)
 
-    def evaluate(self, splits: Splits, texts_by_name: Mapping[str, Tokens]) -> dict[str, Any]:
+    def evaluate(
+        self, splits: Splits, texts_by_name: Mapping[str, Tokens], outcome: Outcome
+    ) -> None:
         """Scores and predicts every set but the training rows with the best adapter."""
-        classes = self.plan.classes
-        found: dict[str, Any] = {}
-        for name, texts in splits.named().items():
-            if name == "train":
-                continue
-            logits_BC = predict.packed_logits(
-                self.encoder, texts_by_name[name], self.recipe.evaluation_batch, f"scoring {name}"
-            )
-            predictions = predict.from_logits(classes, logits_BC)
-            labels = None if name == "unlabelled" else sources.labels_of(texts)
-            predict.write_predictions(
-                predictions, self.files.predictions / f"{name}.parquet", labels
-            )
-            if labels is None:
-                predict.write_submission(predictions, self.files.submission)
-                found[name] = {"distribution": predictions.distribution()}
-            else:
-                found[name] = {
-                    **results.scores_record(metrics.score(logits_BC, labels), classes),
-                    "confident_errors": results.confident_errors(predictions, labels, texts.texts),
-                }
-        return found
+        self.outcome, self.error = outcome, outcome.failure
+        if self.error is not None:
+            return
+        with _timed(self.seconds, "evaluation"):
+            self.encoder.load_state(adapters.read_tensors(self.files.adapter))
+            for name, texts in splits.named().items():
+                if name != "train":
+                    self.scores[name] = self._predict(name, texts, texts_by_name[name])
 
-    def verify(self) -> float:
-        """Loads the adapter in a fresh process, offline, and compares its logits."""
-        command = [
-            *(sys.executable, "-m", "budgerigar", "verify", str(self.files.adapter)),
-            *("--model", str(self.plan.checkpoint.folder), "--json"),
-        ]
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
-            check=False,
-        )
-        if done.returncode != 0:
-            said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-            raise AdapterError(
-                f"the adapter in {self.files.adapter} does not hold in a fresh process",
-                why=said[-1],
-                remedy="its predictions cannot be trusted; please report this with the recipe",
-            )
-        return float(json.loads(done.stdout)["largest_difference"])
+    def _predict(self, name: str, texts: Corpus, tokens: Tokens) -> dict[str, Any]:
+        """Predicts a set, writes the predictions, and scores them where there are labels."""
+        classes, batch = self.plan.classes, self.recipe.evaluation_batch
+        logits_BC = predict.packed_logits(self.encoder, tokens, batch, f"scoring {name}")
+        predictions = predict.from_logits(classes, logits_BC)
+        labels = None if name == "unlabelled" else sources.labels_of(texts)
+        predict.write_predictions(predictions, self.files.predictions / f"{name}.parquet", labels)
+        if labels is None:
+            predict.write_submission(predictions, self.files.submission)
+            return {"distribution": predictions.distribution()}
+        return {
+            **results.scores_record(metrics.score(logits_BC, labels), classes),
+            "confident_errors": results.confident_errors(predictions, labels, texts.texts),
+        }
 
     def write_results(self, found: Mapping[str, Any]) -> None:
         """Writes curves, report, the model card with its figures, and last the results."""
@@ -411,16 +390,48 @@ class _Run:
             "parameters": self.plan.trainable,
             "model": {"name": self.recipe.model.name, "sha256": self.model_sha256},
             "versions": runs.versions(),
+            **{name: self.scores.get(name) for name in ("validation", "test", "unlabelled")},
+            "verification": {"largest_difference": self.difference},
             **found,
         }
-        report.draw_curves(
-            [report.Curve(self.recipe.name, content["epochs"])], self.files.path / "curves"
-        )
-        report.write_report(content, self.files.report)
+        draw_curves([Curve(self.recipe.name, [content["epochs"]])], self.files.path / "curves")
+        write_run_report(content, self.files.report)
         info = adapters.read_info(self.files.adapter)
         card = adapters.model_card(info, results.headline(content))
         write_text(self.files.adapter / "README.md", card)
         write_json(self.files.results, content)
+
+
+def _verify(finished: Sequence[_Run], checkpoint: Path) -> None:
+    """Loads adapters in a fresh process, offline, and compares their logits."""
+    if not finished:
+        return
+    command = [
+        *(sys.executable, "-m", "budgerigar", "verify"),
+        *(str(run.files.adapter) for run in finished),
+        *("--model", str(checkpoint), "--json"),
+    ]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        check=False,
+    )
+    said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+    try:
+        found = json.loads(done.stdout)["adapters"]
+    except (ValueError, KeyError):
+        found = [{"error": said[-1]}] * len(finished)
+    for run, one in zip(finished, found, strict=True):
+        if one["error"]:
+            run.error = AdapterError(
+                f"the adapter in {run.files.adapter} does not hold in a fresh process",
+                why=one["error"],
+                remedy="its predictions cannot be trusted; please report this with the recipe",
+            )
+        else:
+            run.difference = float(one["largest_difference"])
 
 
 @contextlib.contextmanager

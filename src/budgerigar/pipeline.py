@@ -8,12 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from budgerigar import planning, predict, recipe_text, report, sources
+from budgerigar import planning, predict, recipe_text, sources
 from budgerigar.conductor import conduct
 from budgerigar.console import note
 from budgerigar.errors import RunError
 from budgerigar.planning import Plan
 from budgerigar.recipe import Recipe
+from budgerigar.reports import figures
 from budgerigar.runs import RunFolder
 
 
@@ -128,7 +129,7 @@ def resume(folder: str | Path) -> Run:
     files = RunFolder(Path(folder))
     if files.is_empty():
         raise RunError(f"{files.path} holds no run", remedy="start one with budgie train RECIPE")
-    if files.results.exists():
+    if files.is_finished():
         note(f"{files.path} is finished already")
         return Run(files.path)
     recipe = recipe_text.read(files.recipe)
@@ -159,5 +160,5 @@ def draw_curves(folders: Sequence[str | Path], stem: Path) -> list[Path]:
         files = RunFolder(Path(folder))
         if files.is_empty():
             raise RunError(f"{files.path} holds no run", remedy="name the folder of a run")
-        curves.append(report.Curve(files.path.name, files.read_epochs()))
-    return report.draw_curves(curves, stem)
+        curves.append(figures.Curve(files.path.name, [files.read_epochs()]))
+    return figures.draw_curves(curves, stem)

@@ -101,6 +101,10 @@ class RunFolder:
         # Not Path.exists, which raises for a name that is too long.
         return not os.path.exists(self.recipe)  # noqa: PTH110
 
+    def is_finished(self) -> bool:
+        """Whether a run has ended well here."""
+        return os.path.exists(self.results)  # noqa: PTH110
+
     def read_results(self) -> dict[str, Any]:
         """The results of a finished run.
 

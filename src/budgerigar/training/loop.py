@@ -54,7 +54,7 @@ class LoopSettings:
 @dataclass(frozen=True)
 class StepRecord:
     """One optimizer step: mean loss of its texts, highest rate, gradient norm before clipping,
-    and how long it took, together with those of its cohort."""
+    seconds since its cohort's round began."""
 
     step: int
     epoch: int
@@ -206,8 +206,7 @@ def _round(active: Sequence[_Run], examples: Tokens) -> list[StepRecord]:
             ]
             if losses:
                 torch.autograd.backward(losses)
-    seconds = round(time.monotonic() - start, 4)
-    return [record for run in active if (record := run.end_step(seconds))]
+    return [record for run in active if (record := run.end_step(start))]
 
 
 def _figures(records: Sequence[StepRecord], pace: float) -> str:
@@ -293,8 +292,12 @@ class _Run:
         scaled: torch.Tensor = self.scaler.scale(share)
         return scaled if math.isfinite(self._loss) else None
 
-    def end_step(self, seconds: float) -> StepRecord | None:
-        """Updates the weights and logs the step; None where its loss was no number."""
+    def end_step(self, start: float) -> StepRecord | None:
+        """Updates the weights and logs the step; None where its loss was no number.
+
+        Args:
+            start: when the round began, of the monotonic clock.
+        """
         at = self.at
         if not math.isfinite(self._loss):
             self._fail(f"the loss is {self._loss} at step {at.step + 1} (epoch {at.epoch + 1})")
@@ -313,7 +316,7 @@ class _Run:
             rate=max(group["lr"] for group in self.optimizer.param_groups),
             gradient_norm=norm,
             texts=len(self._rows),
-            seconds=seconds,
+            seconds=round(time.monotonic() - start, 4),
         )
         self.around.log_step(record)
         return record

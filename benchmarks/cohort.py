@@ -1,0 +1,164 @@
+"""What a cohort of runs costs here, beside one run and beside transformers + PEFT's by turns.
+
+    python benchmarks/cohort.py --data train.csv --json figures.json
+
+Runs of the AG News recipe that differ in seed and optimizer train together over one frozen base
+of roberta-base's shape (random weights, or `--model`). A cohort's time is that of five epochs of
+all its runs with the pass through the frozen layers, which it does once; it is put together from
+timed stretches. PEFT at its best trains the same runs one after another. Evaluation is left out on
+both sides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import measure
+import models
+import peer
+from budgerigar import assembly, recipe_text
+from budgerigar.encoder import hardware, paths
+from budgerigar.planning import Plan, with_seed
+from budgerigar.training import loop
+from training import EPOCHS, PREFIX_TEXTS, STEPS, Sides, prepared_sides
+
+SIZES = (1, 2, 4, 8, 16)
+BESIDE_PEFT = 8
+"""Runs that PEFT trains one after another."""
+
+
+class Cohorts:
+    """Cohorts of several sizes over one base and the same texts."""
+
+    def __init__(self, sides: Sides, largest: int) -> None:
+        self.sides = sides
+        plans = [_varied(sides.plan, number) for number in range(largest)]
+        self.plans = plans
+        self.encoders = paths.fresh_cohort(
+            sides.base,
+            [assembly.start_of(plan) for plan in plans],
+            sides.plan.dropouts,
+            force_reference=False,
+        )
+
+    def of(self, size: int) -> Callable[[int], float]:
+        """A side: seconds for a text of every run, over all epochs, frozen layers included."""
+
+        def side(number: int) -> float:
+            prefix = self.sides.prefix_seconds(number, PREFIX_TEXTS) / PREFIX_TEXTS
+            return prefix + EPOCHS * self.round_seconds(number, size) / self.batch
+
+        return side
+
+    @property
+    def batch(self) -> int:
+        """Texts of a run in a round."""
+        return self.sides.plan.recipe.batch
+
+    def round_seconds(self, number: int, size: int) -> float:
+        """Mean seconds of a round in which each of `size` runs takes a step."""
+        last: list[float] = []
+        with tempfile.TemporaryDirectory() as folder:
+            trainees = [
+                loop.Trainee(
+                    encoder=encoder,
+                    optimizer=assembly.optimizer_of(plan, encoder),
+                    settings=replace(
+                        assembly.loop_settings(plan.recipe),
+                        seed=1000 * number + place,
+                        steps=STEPS,
+                        schedule="constant",
+                        warmup=0.0,
+                    ),
+                    around=loop.Surroundings(
+                        validate=lambda dry: loop.Validation(0.0, 0.0, 0.0),
+                        log_step=lambda record: last.append(record.seconds),
+                        log_epoch=lambda record: None,
+                        keep_best=lambda: None,
+                        checkpoints=Path(folder) / str(place),
+                    ),
+                )
+                for place, (plan, encoder) in enumerate(
+                    zip(self.plans[:size], self.encoders[:size], strict=True)
+                )
+            ]
+            loop.train(trainees, self.sides.prepared, self.sides.labels)
+        # The last run of a round logs when the whole round is done.
+        return float(np.mean(last[size - 1 :: size]))
+
+
+def _varied(plan: Plan, number: int) -> Plan:
+    """The plan with another seed and, by turns, another optimizer."""
+    changes = {"seed": number, "optimizer": {"name": ("adamw", "rmsprop")[number % 2]}}
+    return with_seed(plan, recipe_text.change(plan.recipe, changes))
+
+
+def main() -> None:
+    """Measures, prints, writes."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", help="folder of roberta-base or its shape; made if not given")
+    parser.add_argument(
+        "--data", default=str(models.default_texts()), help="a CSV of labelled texts"
+    )
+    parser.add_argument("--rows", type=int, default=2000, help="texts to draw batches from")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sizes", type=int, nargs="*", default=list(SIZES))
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    asked = parser.parse_args()
+    work = Path(tempfile.mkdtemp(prefix="budgie-benchmark-"))
+    os.environ["BUDGERIGAR_CACHE"] = str(work / "cache")
+    try:
+        measure_all(asked, work)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def measure_all(asked: argparse.Namespace, work: Path) -> None:
+    """Every figure, printed as it comes and written at the end."""
+    model = asked.model or str(models.base_shape(work / "base"))
+    sides = prepared_sides(model, asked.data, asked.rows, prepare=True)
+    sizes = sorted({1, BESIDE_PEFT, *asked.sizes})
+    cohorts = Cohorts(sides, max(sizes))
+    print(
+        f"{len(sides.packed):,} texts of {np.mean(sides.packed.lengths):.1f} tokens, "
+        f"{sides.precision}, {torch.get_num_threads()} threads; seconds for a text of every run "
+        f"over {EPOCHS} epochs"
+    )
+    found = measure.in_turn(
+        {
+            **{str(size): cohorts.of(size) for size in sizes},
+            "best_peft": lambda number: EPOCHS * sides.peft(peer.BEST, STEPS)(number),
+        },
+        asked.rounds,
+    )
+    cost = {size: measure.ratios(found[str(size)], found["1"]) for size in sizes}
+    for size, figure in cost.items():
+        print(f"a cohort of {size} costs {figure} times as much as one run")
+    eight = [BESIDE_PEFT * seconds for seconds in found["best_peft"]]
+    ratio = measure.ratios(eight, found[str(BESIDE_PEFT)])
+    print(f"{BESIDE_PEFT} runs of PEFT at its best, one after another, take {ratio} times as long")
+    measure.write(
+        asked.json,
+        {"ratio_best_peft": ratio},
+        {
+            "cost_of_cohort": {str(size): measure.as_record(one) for size, one in cost.items()},
+            "seconds_a_text": found,
+            "texts": len(sides.packed),
+            "tokens_a_text": float(np.mean(sides.packed.lengths)),
+            "precision": sides.precision,
+            "machine": hardware.describe(hardware.device()),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
