@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from budgerigar import report
-from test_report import hostile_results, results_of_a_run
+from budgerigar.reports.run import write_run_report
+from recorded import hostile_results, results_of_a_run
 
 pytestmark = pytest.mark.page
 
@@ -67,7 +67,7 @@ def look(browser: str, folder: Path, url: str, *args: str) -> str:
 
 def measured(browser: str, folder: Path, results: dict[str, Any], width: int) -> dict[str, Any]:
     """The page's sizes in a frame of some width."""
-    report.write_report(results, folder / "report.html")
+    write_run_report(results, folder / "report.html")
     page = html.escape((folder / "report.html").read_text(encoding="utf-8"), quote=True)
     frame = folder / "frame.html"
     frame.write_text(FRAME.format(width=width, height=900, page=page), encoding="utf-8")
@@ -125,7 +125,7 @@ def test_seventy_classes_scroll_in_their_own_box(browser, tmp_path):
 
 
 def test_the_screenshots_have_content_in_light_and_dark(browser, tmp_path):
-    report.write_report(results_of_a_run(), tmp_path / "report.html")
+    write_run_report(results_of_a_run(), tmp_path / "report.html")
     light = pixels_of(browser, tmp_path, 1200, 1600, LIGHT)
     dark = pixels_of(browser, tmp_path, 1200, 1600, DARK)
     assert light.shape == dark.shape == (1600, 1200, 3)
@@ -141,7 +141,7 @@ def test_the_screenshots_have_content_in_light_and_dark(browser, tmp_path):
 
 
 def test_the_page_asks_for_nothing(browser, tmp_path):
-    report.write_report(hostile_results(), tmp_path / "report.html")
+    write_run_report(hostile_results(), tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"""<[^>]*\b(src|href|srcset)\s*=\s*["']?\s*(https?:)?//""", page)
     log = tmp_path / "net.json"
