@@ -94,7 +94,8 @@ def resolve(recipe: str | Path | Recipe, overrides: Mapping[str, Any]) -> Recipe
 
 def change(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
     """A recipe with other values for some fields; overrides as in `read`."""
-    tree = recipe.model_dump(mode="json")
+    # Without defaults: those of one optimizer are unknown to another.
+    tree = recipe.model_dump(mode="json", exclude_unset=True)
     for path, value in overrides.items():
         _set(tree, path, value)
     return from_tree(tree, recipe.name)

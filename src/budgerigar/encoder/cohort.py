@@ -12,9 +12,9 @@ from budgerigar.encoder import engine
 from budgerigar.encoder.engine import PackedClassifier, Share
 from budgerigar.encoder.interface import Encoder, Tokens
 
-PASS_TOKENS = {"cpu": 2_048, "cuda": 65_536}
+PASS_TOKENS = {"cpu": 4_096, "cuda": 65_536}
 """Tokens that go through the layers together at most, unless one run has more. On the CPU
-larger products are hardly quicker, and what stands between them leaves the caches."""
+larger passes are slower: what stands between the products leaves the caches."""
 
 
 @dataclass(frozen=True)
