@@ -15,7 +15,7 @@ from budgerigar.cli import app
 DOCS = Path(__file__).parent
 COMMANDS = (
     (),
-    *(("train",), ("plan",), ("curves",), ("predict",), ("submit",), ("verify",)),
+    *(("train",), ("plan",), ("curves",), ("predict",), ("submit",), ("inspect",), ("verify",)),
     *((("recipes",), *(("recipes", verb) for verb in ("list", "show", "copy", "check", "schema")))),
     *((("cache",), ("cache", "list"), ("cache", "clear"))),
 )

@@ -256,6 +256,35 @@ def submit(
 
 
 @app.command()
+def inspect(
+    train: Annotated[str, typer.Argument(metavar="TRAIN", help="Training texts, labelled or not.")],
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="OTHER", help="Texts to predict, compared with the training texts."),
+    ] = None,
+    columns: ColumnNames = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="The encoder that reads the texts; all-MiniLM-L6-v2 if not given."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find what is wrong with texts and labels, and what other texts have that these lack."""
+    from budgerigar.audit import inspection, wording
+
+    names = [name.strip() for name in columns.split(",")] if columns else None
+    found = inspection.inspect(train, against, model, names)
+    if as_json:
+        console.result_json(found.to_json())
+        return
+    for line in wording.describe(found.findings, found.content):
+        if isinstance(line, str):
+            console.result(line)
+        else:
+            console.table(line.columns, line.rows, line.title)
+
+
+@app.command()
 def verify(
     adapters: Annotated[
         list[Path], typer.Argument(metavar="ADAPTER...", help="Adapter folders, one or more.")

@@ -43,6 +43,10 @@ class TextEncoder:
         revision: branch, tag or commit on the hub.
         max_length: longest text in tokens; the encoder's own limit where it is lower.
 
+    Attributes:
+        depth: layers of the encoder.
+        width: D of one layer.
+
     Raises:
         ModelError: when the checkpoint or its tokenizer cannot be used.
     """
@@ -54,6 +58,7 @@ class TextEncoder:
         self._extractor = FeatureExtractor(self.checkpoint)
         self._tokenizer = load_tokenizer(self.checkpoint.folder, f"model {name}")
         self.max_length = min(max_length, self._extractor.positions)
+        self.depth, self.width = self._extractor.depth, self._extractor.width
 
     def encode(self, texts: TextSource, label: str, layers: Sequence[int] = LAST) -> Vectors:
         """Vectors of texts, in their order, from the cache where it holds them.
