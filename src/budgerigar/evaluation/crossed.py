@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
+from scipy.optimize import brentq
 from statsmodels.stats.proportion import proportion_confint
 
 from budgerigar.evaluation.statistics import LEVEL, Interval, Right, wilson_interval
@@ -71,20 +72,26 @@ class RecipeTest:
     Attributes:
         difference: the first recipe's mean accuracy less the second's.
         variance: of the difference, from seeds and texts.
-        freedom: Satterthwaite's degrees of freedom; 0 where one text leaves none.
+        freedom: degrees of freedom, Satterthwaite's; 0 where one text leaves none.
+        of_seeds: the part of the critical value that `freedom` decides; the texts' number decides
+            the rest.
+        texts: how many there are.
         p: two-sided.
     """
 
     difference: float
     variance: float
     freedom: float
+    of_seeds: float
+    texts: int
     p: float
 
     def interval(self, confidence: float = 1 - LEVEL) -> Interval:
         """Of the difference; it leaves out 0 exactly when p is under `1 - confidence`."""
         if self.freedom == 0:
             return Interval(-1.0, 1.0)
-        reach = stats.t.isf((1 - confidence) / 2, self.freedom) * math.sqrt(self.variance)
+        critical = _critical(1 - confidence, self.freedom, self.of_seeds, self.texts)
+        reach = critical * math.sqrt(self.variance)
         return Interval(
             float(max(self.difference - reach, -1.0)), float(min(self.difference + reach, 1.0))
         )
@@ -110,10 +117,15 @@ class Chance:
 
         The variance is what the seeds add beyond these texts, never under 0, and what the texts
         add. The degrees of freedom take no side's seeds for steadier than the noise of their
-        answers allows. Where one side has fewer seeds, it is taken for no steadier than both
-        sides together: few seeds often look alike by chance.
+        answers allows.
+
+        Where the sides differ in number, the one with fewer is taken for no steadier than both
+        together, and the critical value lies between those of the seeds and of the texts
+        (Cochran and Cox 1957, Experimental Designs, section 4.14): few seeds beside many often
+        look alike by chance.
         """
         a, b = self.a, self.b
+        difference = a.mean - b.mean
         own_a, own_b = a.own, b.own
         if min(a.seeds, b.seeds) > 1:
             free_a, free_b = a.seeds - 1, b.seeds - 1
@@ -121,17 +133,18 @@ class Chance:
             own_a = max(own_a, pooled) if a.seeds < b.seeds else own_a
             own_b = max(own_b, pooled) if b.seeds < a.seeds else own_b
         variance = own_a / a.seeds + own_b / b.seeds + self.of_texts
-        difference = a.mean - b.mean
         if self.texts == 1:
-            return RecipeTest(difference, variance, 0.0, 1.0)
-        parts = [self.of_texts**2 / (self.texts - 1)]
-        for each in (a, b):
-            if each.seeds > 1:
-                steadiness = max(each.observed, each.residual / self.texts) / each.seeds
-                parts.append(steadiness**2 / (each.seeds - 1))
-        freedom = max(variance**2 / sum(parts), 1.0)
-        p = 2 * stats.t.sf(abs(difference) / math.sqrt(variance), freedom)
-        return RecipeTest(difference, variance, freedom, float(p))
+            return RecipeTest(difference, variance, 0.0, 1.0, 1, 1.0)
+        parts = [
+            (max(each.observed, each.residual / self.texts) / each.seeds, each.seeds - 1)
+            for each in (a, b)
+            if each.seeds > 1
+        ]
+        alike = a.seeds == b.seeds
+        freedom, of_seeds = _freedom(variance, parts, self.of_texts, self.texts, alike)
+        at = abs(difference) / math.sqrt(variance)
+        p = _two_sided(at, freedom, of_seeds, self.texts)
+        return RecipeTest(difference, variance, freedom, of_seeds, self.texts, p)
 
     def shows(self, difference: float, seeds: int | None, texts: int, level: float) -> bool:
         """Whether so many seeds a side and texts would show a true difference four times of five.
@@ -144,19 +157,23 @@ class Chance:
             level: two-sided level of the test.
         """
         noise = sum(each.residual / each.seeds for each in (self.a, self.b))
-        variance = max(self.of_texts * self.texts - noise, 0.0) / texts
-        excess, uncertain = 0.0, 0.0
+        variance = of_texts = max(self.of_texts * self.texts - noise, 0.0) / texts
+        excess = 0.0
+        parts = []
         for each in (self.a, self.b):
             if each.seeds == 1:
                 continue
             number = each.seeds if seeds is None else seeds
             part = (each.own + each.residual / texts) / number
+            parts.append((part, number - 1))
             variance += part
-            uncertain += part**2 / (number - 1)
             excess += _floored(each.own / number, part * math.sqrt(2 / (number - 1)))
             excess -= each.own / number
-        freedom = variance**2 / uncertain if uncertain else math.inf
-        reach = stats.t.isf(level / 2, freedom) * math.sqrt(variance + excess)
+        if variance == 0:
+            return True
+        alike = self.a.seeds == self.b.seeds or (seeds is not None and len(parts) == 2)
+        freedom, of_seeds = _freedom(variance, parts, of_texts, texts, alike)
+        reach = _critical(level, freedom, of_seeds, texts) * math.sqrt(variance + excess)
         return bool(reach + stats.t.ppf(POWER, freedom) * math.sqrt(variance) <= difference)
 
 
@@ -214,9 +231,12 @@ def needed_size(found: Chance, points: float, level: float = LEVEL) -> NeededSiz
         more_seeds = _fewest(lambda n: found.shows(share, n, max(texts, 2), level))
     both = None
     if more_texts is None and more_seeds is None:
-        # In steps of one seed for each side, and as many more texts in proportion.
-        grown = _fewest(lambda n: found.shows(share, n, math.ceil(texts * n / seeds), level))
-        both = None if grown is None else (grown, math.ceil(texts * grown / seeds))
+        # One seed more for each side, and more texts in proportion.
+        def beside(number: int) -> int:
+            return max(math.ceil(texts * number / seeds), 2)
+
+        grown = _fewest(lambda n: found.shows(share, n, beside(n), level))
+        both = None if grown is None else (grown, beside(grown))
     enough = texts > 1 and found.shows(share, None, texts, level)
     return NeededSize(points, enough, more_texts, more_seeds, both)
 
@@ -263,6 +283,44 @@ def mean_interval(right_SB: Right, confidence: float = 1 - LEVEL) -> Interval:
         found.mean * count, count, alpha=2 * stats.norm.sf(reach), method="wilson"
     )
     return Interval(float(low), float(high))
+
+
+def _freedom(
+    variance: float, parts: list[tuple[float, int]], of_texts: float, texts: int, alike: bool
+) -> tuple[float, float]:
+    """Degrees of freedom, and the part of the critical value that they decide.
+
+    Args:
+        variance: of the difference.
+        parts: what each side's seeds add to it, with its degrees of freedom.
+        of_texts: what the texts add.
+        texts: how many.
+        alike: the sides have as many seeds.
+    """
+    uncertain = sum(part**2 / free for part, free in parts)
+    if alike or uncertain == 0:
+        uncertain += of_texts**2 / (texts - 1)
+        return max(variance**2 / uncertain, 1.0), 1.0
+    total = sum(part for part, _ in parts)
+    return total**2 / uncertain, min(total / variance, 1.0)
+
+
+def _critical(level: float, freedom: float, of_seeds: float, texts: int) -> float:
+    """What a t value must pass, two-sided."""
+    seeds, rest = stats.t.isf(level / 2, (freedom, texts - 1))
+    return float(of_seeds * seeds + (1 - of_seeds) * rest)
+
+
+def _two_sided(at: float, freedom: float, of_seeds: float, texts: int) -> float:
+    """The level at which `at` is just critical."""
+    low, high = sorted(float(2 * tail) for tail in stats.t.sf(at, (freedom, texts - 1)))
+    if at == 0 or of_seeds == 1:
+        return float(2 * stats.t.sf(at, freedom))
+    if high < 1e-12:
+        return high
+    # A little wider than the bounds, so that rounding leaves the root between them.
+    low, high = max(low * (1 - 1e-9), 1e-300), min(high * (1 + 1e-9), 1.0)
+    return float(brentq(lambda p: _critical(p, freedom, of_seeds, texts) - at, low, high))
 
 
 def _floored(mean: float, deviation: float) -> float:
