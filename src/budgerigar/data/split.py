@@ -1,7 +1,7 @@
-"""Splits that are stratified by class and keep duplicates on one side.
+"""Splits that are stratified by class and keep duplicates, near ones too, on one side.
 
 Two texts are duplicates here when they agree after case folding and with every run of
-white space as one space.
+white space as one space; `near_duplicates` says which are nearly the same.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from budgerigar.data import near_duplicates
 from budgerigar.data.labels import Rows
 from budgerigar.errors import DataError
 
@@ -35,7 +36,7 @@ def stratified(
     seed: int,
     classes: Sequence[str] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Splits rows in two, class by class, duplicates together.
+    """Splits rows in two, class by class, duplicates and near duplicates together.
 
     Args:
         labels: class of each row, `[N]`.
@@ -50,7 +51,8 @@ def stratified(
     Raises:
         DataError: when a class has too few different texts for both sides.
     """
-    groups = duplicate_groups(texts)
+    exact = duplicate_groups(texts)
+    groups = near_duplicates.joined(exact, near_duplicates.pairs(texts, exact))
     first_rows = np.unique(groups, return_index=True)[1]
     sizes = np.bincount(groups)
     # A duplicate with another label goes with the label of its first row.
