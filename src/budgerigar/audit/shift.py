@@ -84,11 +84,11 @@ class Shift:
         return np.argsort(-self.score_B, kind="stable")
 
 
-def sample(texts: int, generator: np.random.Generator, largest: int = LARGEST_SAMPLE) -> np.ndarray:
-    """Sorted rows of at most `largest` texts."""
-    if texts <= largest:
+def sample(texts: int, generator: np.random.Generator) -> np.ndarray:
+    """Sorted rows of at most `LARGEST_SAMPLE` texts."""
+    if texts <= LARGEST_SAMPLE:
         return np.arange(texts)
-    rows: np.ndarray = np.sort(generator.choice(texts, largest, replace=False))
+    rows: np.ndarray = np.sort(generator.choice(texts, LARGEST_SAMPLE, replace=False))
     return rows
 
 
