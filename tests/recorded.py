@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from html.parser import HTMLParser
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 
 CLASSES = ("World", "Sports", "Business", "Sci/Tech")
 MATRICES = ("query", "value")
@@ -129,6 +133,96 @@ def results_of_a_run() -> dict[str, Any]:
         },
     }
     return json.loads(json.dumps(content))
+
+
+def comparison_of_recipes(
+    names: Sequence[str] = ("agnews-rmsprop", "agnews-adamw"), seeds: int = 3, rows: int = 200
+) -> dict[str, Any]:
+    """What `comparison.json` holds after recipes were trained with some seeds."""
+    from budgerigar import predict, results
+    from budgerigar.evaluation import metrics, verdicts
+
+    draw = np.random.default_rng(5)
+    labels = draw.integers(0, 4, rows)
+    said, records = {}, []
+    template = results_of_a_run()
+    for name in names:
+        logits_SBC = draw.normal(0.0, 1.6, (seeds, rows, 4))
+        logits_SBC[:, np.arange(rows), labels] += 3.6
+        said[name] = logits_SBC.argmax(axis=2)
+        runs = []
+        for seed, logits_BC in enumerate(logits_SBC, start=1):
+            kept = ("validation", "unlabelled", "training", "seconds", "data", "model", "hardware")
+            run = {"folder": f"{name}-seed-{seed}", "seed": seed, "failure": None}
+            run |= {"epochs": epochs(5, seed=seed + len(name))}
+            run |= {one: copy.deepcopy(template[one]) for one in kept}
+            texts = [f"{' '.join(draw.choice(WORDS, 24))} {row}" for row in range(rows)]
+            run["test"] = {
+                **results.scores_record(metrics.score(logits_BC, labels), CLASSES),
+                "confident_errors": results.confident_errors(
+                    predict.from_logits(CLASSES, logits_BC), labels, texts
+                ),
+            }
+            run["training"] |= {"path": "engine", "cohort": len(names) * seeds}
+            run["seconds"]["evaluation"] += seed
+            runs.append(run)
+        pooled = softmax(np.concatenate(list(logits_SBC)), axis=1)
+        bins = metrics.reliability(pooled, np.tile(labels, seeds))
+        recipe = {
+            **{"name": name, "seed": 1, "batch": 16, "data": {"seed": 1, "max_rows": None}},
+            "optimizer": {"name": name.removeprefix("agnews-"), "rate": 5e-4},
+        }
+        records.append(
+            {
+                **{"name": name, "recipe": recipe, "trainable": plan_of_a_run()["trainable"]},
+                **{"path": "engine", "runs": runs, "reliability": [asdict(one) for one in bins]},
+            }
+        )
+    verdict = verdicts.compare({name: said_SB == labels for name, said_SB in said.items()})
+    content = {
+        "schema": 1,
+        "name": "optimizers",
+        "scored_on": "test",
+        "texts": rows,
+        "classes": list(CLASSES),
+        "recipes": records,
+        "verdict": asdict(verdict),
+        "disagreements": [
+            {
+                "row": row,
+                "text": f"{' '.join(draw.choice(WORDS, 24))} {row}",
+                "label": CLASSES[labels[row]],
+                "said": {
+                    name: {CLASSES[c]: int((said_SB[:, row] == c).sum()) for c in said_SB[:, row]}
+                    for name, said_SB in said.items()
+                },
+            }
+            for row in range(6)
+        ],
+        "notes": ["agnews-adamw-seed-9 failed and is left out: its loss is not finite."],
+        "versions": {"budgerigar": "0.1.0", "python": "3.11.7", "torch": "2.13.0"},
+    }
+    return json.loads(json.dumps(content))
+
+
+def hostile_comparison() -> dict[str, Any]:
+    """A comparison whose every text and name is bent on mischief."""
+    content = comparison_of_recipes(('<b>one</b> "&amp;' + "n" * 300, "{{ c.name }}<td>"))
+    content["name"] = "<script>alert(2)</script>" + "n" * 500
+    content["notes"] += ['<img src="http://example.invalid/x.png">', "/a/long/path" * 200]
+    content["disagreements"] = [
+        {**content["disagreements"][0], "row": row, "text": text}
+        for row, text in enumerate(HOSTILE)
+    ]
+    long_name = "<u>class</u>" + "c" * 400
+    content["classes"][2] = long_name
+    for record in content["recipes"]:
+        record["recipe"]["optimizer"]["name"] += "<i>" + "o" * 400
+        for run in record["runs"]:
+            run["data"]["test"]["source"] = "/data/" + "d" * 900
+            run["unlabelled"]["distribution"] = {"<td>": 3, long_name: 7}
+    content["disagreements"][0] |= {"label": long_name, "said": {"<b>": {long_name: 3, "<i>": 1}}}
+    return content
 
 
 def hostile_results() -> dict[str, Any]:

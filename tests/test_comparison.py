@@ -14,7 +14,9 @@ import torch
 
 from budgerigar import adapters, comparison, conductor, pipeline, recipe_text
 from budgerigar.errors import Interrupted, RecipeError, RunError, TrainingStopped
+from budgerigar.reports import comparison as report
 from budgerigar.runs import RunFolder
+from recorded import comparison_of_recipes, keys_of
 
 SEEDS = 2
 
@@ -67,6 +69,23 @@ def test_every_run_is_whole_as_if_trained_alone(recipes, compared, tmp_path):
         for key in ("train", "validation", "test"):
             found, expected_data = there.results["data"][key], alone.results["data"][key]
             assert found["fingerprint"] == expected_data["fingerprint"]
+
+
+def test_the_report_is_of_the_comparisons_own_content(compared, tmp_path):
+    names = ["report.html", "curves.png", "curves.svg", "comparison.json"]
+    assert [path.name for path in compared.files()] == names
+    report.write_comparison_report(compared.results, tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_bytes() == compared.files()[0].read_bytes()
+    made = comparison_of_recipes()
+    assert keys_of(made).keys() == keys_of(compared.results).keys()
+    assert keys_of(made["verdict"]) == keys_of(compared.results["verdict"])
+    record, real = made["recipes"][0], compared.results["recipes"][0]
+    assert record.keys() == real.keys()
+    assert keys_of(record["reliability"]) == keys_of(real["reliability"])
+    for one, other in zip(record["runs"], real["runs"], strict=False):
+        assert one.keys() == other.keys()
+        for name in ("epochs", "test", "training", "seconds", "model"):
+            assert keys_of({name: one[name]}) == keys_of({name: other[name]}), name
 
 
 def test_the_verdict_is_of_the_runs_predictions(compared):

@@ -24,6 +24,8 @@ from budgerigar.evaluation import metrics, verdicts
 from budgerigar.files import read_json, write_json
 from budgerigar.planning import Plan
 from budgerigar.recipe import Recipe
+from budgerigar.reports.comparison import curves_of, write_comparison_report
+from budgerigar.reports.figures import draw_curves
 from budgerigar.runs import RunFolder
 
 SCHEMA = 1
@@ -109,7 +111,9 @@ class Comparison:
 
     def files(self) -> list[Path]:
         """What the comparison left, for people."""
-        return [path for path in (self._files.report, self._files.results) if path.exists()]
+        figures = sorted(self.folder.glob("curves.*"))
+        places = [self._files.report, *figures, self._files.results]
+        return [path for path in places if path.exists()]
 
 
 def compare(
@@ -234,7 +238,10 @@ def _conduct(files: ComparisonFolder, plans: Sequence[Plan]) -> Comparison:
     for (folder, _), error in zip(planned, errors, strict=True):
         if error is not None:
             warn(f"{folder.path.name} failed: {error}")
-    write_json(files.results, _content(files, planned, errors))
+    content = _content(files, planned, errors)
+    draw_curves(curves_of(content), files.path / "curves")
+    write_comparison_report(content, files.report)
+    write_json(files.results, content)
     return Comparison(files.path)
 
 
@@ -340,7 +347,10 @@ def _run_record(folder: RunFolder, plan: Plan, error: BudgieError | None) -> dic
     }
     if error is None:
         results = folder.read_results()
-        kept = ("epochs", "validation", "test", "unlabelled", "training", "seconds", "data")
+        kept = (
+            *("epochs", "validation", "test", "unlabelled", "training", "seconds"),
+            *("data", "model", "hardware"),
+        )
         record.update({name: results[name] for name in kept})
     return record
 

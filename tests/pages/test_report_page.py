@@ -1,4 +1,4 @@
-"""The report in a real browser, at the width of a phone and of a desk, in light and dark."""
+"""The reports in a real browser: at three widths, in light and dark, by keyboard, printed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,22 @@ import numpy as np
 import pytest
 from matplotlib import image
 
+from budgerigar.reports.comparison import write_comparison_report
 from budgerigar.reports.run import write_run_report
-from recorded import hostile_results, results_of_a_run
+from recorded import (
+    comparison_of_recipes,
+    hostile_comparison,
+    hostile_results,
+    results_of_a_run,
+)
 
 pytestmark = pytest.mark.page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 LIGHT, DARK = "1", "0"
+WIDTHS = (360, 768, 1200)
+TABLES = {"run": 11, "comparison": 15}
+"""Of a plain report of each kind."""
 
 # A frame has any width; a headless window none below 500 pixels. The page in it stays as it is:
 # its policy forbids scripts, so that the frame's owner measures it.
@@ -39,6 +48,13 @@ addEventListener("load", () => {{
     boxes: [...page.querySelectorAll(".scroll")].map(
       (one) => [one.scrollWidth, one.clientWidth, getComputedStyle(one).overflowX]),
     alerts: page.querySelectorAll("script").length,
+    reached: [...page.querySelectorAll(".scroll, a")].every((one) => {{
+      one.focus(); return page.activeElement === one; }}),
+    marked: [...page.querySelectorAll(".scroll, a")].every((one) => {{
+      one.focus({{focusVisible: true}});
+      return getComputedStyle(one).outlineStyle !== "none"; }}),
+    pictures: [...page.querySelectorAll("svg")].filter(
+      (one) => !one.closest("[role=img][aria-label]")).length,
   }};
   document.body.dataset.seen = JSON.stringify(seen);
 }});
@@ -65,9 +81,19 @@ def look(browser: str, folder: Path, url: str, *args: str) -> str:
     return done.stdout
 
 
-def measured(browser: str, folder: Path, results: dict[str, Any], width: int) -> dict[str, Any]:
+def write(content: dict[str, Any], folder: Path) -> Path:
+    """Writes the report of a run or of a comparison."""
+    path = folder / "report.html"
+    if "verdict" in content:
+        write_comparison_report(content, path)
+    else:
+        write_run_report(content, path)
+    return path
+
+
+def measured(browser: str, folder: Path, content: dict[str, Any], width: int) -> dict[str, Any]:
     """The page's sizes in a frame of some width."""
-    write_run_report(results, folder / "report.html")
+    write(content, folder)
     page = html.escape((folder / "report.html").read_text(encoding="utf-8"), quote=True)
     frame = folder / "frame.html"
     frame.write_text(FRAME.format(width=width, height=900, page=page), encoding="utf-8")
@@ -89,22 +115,28 @@ def pixels_of(browser: str, folder: Path, width: int, height: int, scheme: str) 
     return (image.imread(shot)[:, :, :3] * 255).round().astype(int)
 
 
-@pytest.mark.parametrize("width", [360, 1200])
-@pytest.mark.parametrize("make", [results_of_a_run, hostile_results])
-def test_nothing_overflows(browser, tmp_path, make, width):
-    seen = measured(browser, tmp_path, make(), width)
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(
+    "make", [results_of_a_run, hostile_results, comparison_of_recipes, hostile_comparison]
+)
+def test_nothing_overflows_and_everything_is_reached_by_keyboard(browser, tmp_path, make, width):
+    content = make()
+    seen = measured(browser, tmp_path, content, width)
     assert seen["scroll"] <= seen["client"] <= width
     assert seen["wide"] == []
     assert seen["height"] > 3000
-    assert seen["alerts"] == 0
-    assert len(seen["boxes"]) == 11
+    assert seen["alerts"] == seen["pictures"] == 0
+    assert len(seen["boxes"]) == TABLES["comparison" if "verdict" in content else "run"]
     for inner, outer, overflow in seen["boxes"]:
         assert outer <= width
         assert inner <= outer or overflow == "auto"
+    assert seen["reached"]
+    assert seen["marked"]
 
 
-def test_tables_of_a_plain_run_need_no_scrolling_on_a_desk(browser, tmp_path):
-    seen = measured(browser, tmp_path, results_of_a_run(), 1200)
+@pytest.mark.parametrize("make", [results_of_a_run, comparison_of_recipes])
+def test_plain_tables_need_no_scrolling_on_a_desk(browser, tmp_path, make):
+    seen = measured(browser, tmp_path, make(), 1200)
     assert all(inner <= outer for inner, outer, _ in seen["boxes"])
 
 
@@ -124,8 +156,9 @@ def test_seventy_classes_scroll_in_their_own_box(browser, tmp_path):
     assert max(inner for inner, _, _ in seen["boxes"]) > 3000
 
 
-def test_the_screenshots_have_content_in_light_and_dark(browser, tmp_path):
-    write_run_report(results_of_a_run(), tmp_path / "report.html")
+@pytest.mark.parametrize("make", [results_of_a_run, comparison_of_recipes])
+def test_the_screenshots_have_content_in_light_and_dark(browser, tmp_path, make):
+    write(make(), tmp_path)
     light = pixels_of(browser, tmp_path, 1200, 1600, LIGHT)
     dark = pixels_of(browser, tmp_path, 1200, 1600, DARK)
     assert light.shape == dark.shape == (1600, 1200, 3)
@@ -140,9 +173,9 @@ def test_the_screenshots_have_content_in_light_and_dark(browser, tmp_path):
     assert (dark.min(axis=2) == 255).mean() > 0.05
 
 
-def test_the_page_asks_for_nothing(browser, tmp_path):
-    write_run_report(hostile_results(), tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+@pytest.mark.parametrize("make", [hostile_results, hostile_comparison])
+def test_the_page_asks_for_nothing(browser, tmp_path, make):
+    page = write(make(), tmp_path).read_text(encoding="utf-8")
     assert not re.search(r"""<[^>]*\b(src|href|srcset)\s*=\s*["']?\s*(https?:)?//""", page)
     log = tmp_path / "net.json"
     look(

@@ -45,7 +45,7 @@ def test_a_name_stands_in_the_legend_as_it_is(tmp_path, name):
     with figures._plain_matplotlib():
         figure = figures._figure([Curve(name, [epochs(2)])] * 10, figures.PANELS, legend=True)
         shown = [text.get_text() for text in figure.legends[0].get_texts()]
-        assert shown == [figures._short_name(name)] * 10
+        assert shown == [figures.short_name(name)] * 10
         assert len(shown[0]) <= figures.LONGEST_NAME
         figures._save(figure, tmp_path / "curves.svg", "svg")
     ElementTree.parse(tmp_path / "curves.svg")
@@ -113,3 +113,29 @@ def test_curves_are_drawn_without_pyplot_whatever_the_users_settings_are(tmp_pat
     )
     for path in plain:
         assert path.read_bytes() == own.with_suffix(path.suffix).read_bytes()
+
+
+def test_several_runs_are_a_mean_in_a_band(tmp_path):
+    runs = [epochs(4, seed=seed) for seed in range(3)]
+    runs[2] = runs[2][:2]
+    with figures._plain_matplotlib():
+        figure = figures._figure([Curve("seeds", runs)], figures.PANELS, legend=True)
+    losses = figure.axes[0]
+    (line,) = losses.get_lines()
+    at = [[run[place]["training_loss"] for run in runs if place < len(run)] for place in range(4)]
+    assert line.get_ydata().tolist() == pytest.approx([sum(each) / len(each) for each in at])
+    (band,) = losses.collections
+    corners = {tuple(corner) for corner in band.get_paths()[0].vertices.tolist()}
+    for epoch, each in enumerate(at, start=1):
+        assert {(epoch, min(each)), (epoch, max(each))} <= corners
+    assert "lowest to highest seed" in losses.get_xlabel()
+
+
+def test_panels_without_records_are_left_out(tmp_path):
+    records = [{"epoch": 0.5, "training_loss": 1.0}, {"epoch": 1.0, "training_loss": 0.5}]
+    assert [title for title, _ in figures.curve_drawings([Curve("one", [records])])] == [
+        "training loss"
+    ]
+    records.append({"epoch": 1.0, "validation_accuracy": 0.9})
+    titles = [title for title, _ in figures.curve_drawings([Curve("one", [records])])]
+    assert titles == ["training loss", "validation accuracy (%)"]

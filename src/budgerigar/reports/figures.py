@@ -1,10 +1,10 @@
-"""Records -> figures: curves by epoch with bands over seeds, accuracies of seeds, calibration."""
+"""Records -> curves by epoch: a line for each run, or a mean and a band over seeds."""
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,30 +121,9 @@ def curve_drawings(curves: Sequence[Curve]) -> list[tuple[str, str]]:
     """
     _require_epochs(curves)
     return [
-        (panel.title, _inline(_figure, f"panel{number}-", curves, [panel], legend=False))
+        (panel.title, inline(_figure, f"panel{number}-", curves, [panel], legend=False))
         for number, panel in enumerate(_panels_of(curves))
     ]
-
-
-def accuracy_drawing(recipes: Sequence[Mapping[str, Any]], numbers: Sequence[int]) -> str:
-    """Accuracies of each recipe's seeds, with mean and interval, as SVG to stand in a page.
-
-    Args:
-        recipes: `verdict.recipes` of `comparison.json`.
-        numbers: their places among the comparison's recipes, which give them their colours.
-    """
-    return _inline(_accuracy_figure, "seeds-", recipes, numbers)
-
-
-def reliability_drawing(bins: Sequence[Mapping[str, Any]], number: int, name: str) -> str:
-    """A reliability diagram, as SVG to stand in a page.
-
-    Args:
-        bins: `confidence`, `accuracy` and `texts` of each, by rising confidence.
-        number: the recipe's place, which gives it its colour.
-        name: stands above it.
-    """
-    return _inline(_reliability_figure, f"reliability{number}-", bins, number, name)
 
 
 def look_of(number: int) -> dict[str, Any]:
@@ -156,7 +135,7 @@ def look_of(number: int) -> dict[str, Any]:
     }
 
 
-def _inline(draw: Any, prefix: str, *args: Any, **options: Any) -> str:
+def inline(draw: Callable[..., Figure], prefix: str, *args: Any, **options: Any) -> str:
     """What `draw` draws as an SVG element, its identifiers made its own among a page's others."""
     buffer = io.BytesIO()
     with _plain_matplotlib():
@@ -199,7 +178,7 @@ def _figure(curves: Sequence[Curve], panels: Sequence[Panel], *, legend: bool) -
     """A row of panels; their legend stands below them and adds to the height."""
     from matplotlib.figure import Figure
 
-    names = [_short_name(curve.name) for curve in curves]
+    names = [short_name(curve.name) for curve in curves]
     columns = max(1, LEGEND_CHARACTERS // (max(map(len, names)) + 10))
     columns = min(columns, len(names), 4)
     rows = -(-len(names) // columns) if legend else 0
@@ -221,7 +200,7 @@ def _figure(curves: Sequence[Curve], panels: Sequence[Panel], *, legend: bool) -
             handlelength=3,
         )
         for text, name in zip(below.get_texts(), names, strict=True):
-            _set_plain(text, name)
+            set_plain(text, name)
     return figure
 
 
@@ -285,10 +264,11 @@ def _finish_panel(axes: Axes, panel: Panel, curves: Sequence[Curve]) -> None:
     axes.set_title(panel.title, fontsize=11, loc="left")
     meaning = " (band: lowest to highest seed)" if several else " (ring: the best)"
     axes.set_xlabel("epoch" + (meaning if several or ringed else ""), fontsize=9)
-    _plain_axes(axes)
+    plain_axes(axes)
 
 
-def _plain_axes(axes: Axes) -> None:
+def plain_axes(axes: Axes) -> None:
+    """Small ticks, a pale grid under everything, no frame."""
     axes.tick_params(labelsize=9)
     axes.grid(color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)
@@ -305,86 +285,13 @@ def _limits(panel: Panel, values: Sequence[float]) -> tuple[float, float]:
     return max(-0.5, middle - half), min(100.5, middle + half)
 
 
-def _accuracy_figure(recipes: Sequence[Mapping[str, Any]], numbers: Sequence[int]) -> Figure:
-    """A row for each recipe: its seeds as hollow marks, mean and interval above them."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.2, 0.9 + 0.62 * len(recipes)), layout="constrained")
-    axes = figure.subplots()
-    for row, (one, number) in enumerate(zip(recipes, numbers, strict=True)):
-        look = look_of(number)
-        low, high = 100 * one["interval"]["low"], 100 * one["interval"]["high"]
-        axes.plot([low, high], [row - 0.16] * 2, color=look["color"], linewidth=2.2, zorder=2)
-        axes.plot(
-            [100 * one["mean"]],
-            [row - 0.16],
-            color=look["color"],
-            marker=look["marker"],
-            markersize=7,
-            zorder=3,
-        )
-        axes.plot(
-            [100 * accuracy for accuracy in one["accuracies"]],
-            [row + 0.2] * len(one["accuracies"]),
-            linestyle="none",
-            marker=look["marker"],
-            markersize=5.5,
-            markerfacecolor="none",
-            markeredgecolor=look["color"],
-            markeredgewidth=1.2,
-            clip_on=False,
-            zorder=3,
-        )
-    axes.set_ylim(len(recipes) - 0.5, -0.5)
-    axes.set_yticks(range(len(recipes)), [""] * len(recipes))
-    for label, one in zip(axes.get_yticklabels(), recipes, strict=True):
-        _set_plain(label, _short_name(one["name"]))
-    axes.set_xlabel("accuracy (%): each seed below, mean and 95 % interval above", fontsize=9)
-    _plain_axes(axes)
-    return figure
-
-
-def _reliability_figure(bins: Sequence[Mapping[str, Any]], number: int, name: str) -> Figure:
-    """Accuracy against confidence, the diagonal, and each bin's share of the texts below."""
-    from matplotlib.figure import Figure
-
-    look, total = look_of(number), sum(one["texts"] for one in bins)
-    figure = Figure(figsize=(3.6, 3.4), layout="constrained")
-    axes = figure.subplots()
-    confidences = [one["confidence"] for one in bins]
-    axes.bar(
-        confidences,
-        [one["texts"] / max(total, 1) for one in bins],
-        width=0.03,
-        color="#b9c0c6",
-        label="share of texts",
-    )
-    axes.plot([0, 1], [0, 1], color="#5b5b5b", linewidth=1, label="as sure as right")
-    axes.plot(
-        confidences,
-        [one["accuracy"] for one in bins],
-        **look,
-        markersize=4.5,
-        linewidth=1.6,
-        label="accuracy",
-        clip_on=False,
-    )
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1)
-    _set_plain(axes.set_title("", fontsize=11, loc="left"), _short_name(name))
-    axes.set_xlabel("confidence", fontsize=9)
-    axes.legend(frameon=False, fontsize=8, loc="upper left")
-    _plain_axes(axes)
-    return figure
-
-
-def _set_plain(text: Any, name: str) -> None:
+def set_plain(text: Any, name: str) -> None:
     """Sets a name as it is: as a label, `_name` would be left out and `$name$` be a formula."""
     text.set_parse_math(False)
     text.set_text(name)
 
 
-def _short_name(name: str) -> str:
+def short_name(name: str) -> str:
     """The name on one line, its middle left out where it is long: runs differ at their ends."""
     name = " ".join(name.split())
     if len(name) <= LONGEST_NAME:

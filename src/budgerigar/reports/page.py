@@ -44,7 +44,7 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters["percent"] = lambda share: f"{100 * share:.2f}\N{NO-BREAK SPACE}%"
-    environment.filters["count"] = lambda number: f"{number:,}"
+    environment.filters["count"] = _count
     environment.filters["figure"] = lambda number: f"{number:.4f}"
     environment.filters["points"] = lambda number: f"{number:+.2f}"
     environment.filters["shortened"] = shortened
@@ -52,6 +52,11 @@ def _environment() -> Environment:
     numbers = itertools.count(1)
     environment.globals["next_number"] = lambda: next(numbers)
     return environment
+
+
+def _count(number: float) -> str:
+    """A count, or a mean of counts."""
+    return f"{number:,}" if isinstance(number, int) else f"{number:,.1f}"
 
 
 def shortened(text: str, length: int = LONGEST_TEXT) -> str:
