@@ -85,3 +85,13 @@ def test_a_classifier_that_is_never_or_always_right_is_no_special_case(right):
     found = expected_accuracy(logits, labels, logits[:8], np.random.default_rng(0))["all"]
     assert found.accuracy == pytest.approx(1.0 if right else 0.0, abs=0.01)
     assert found.interval.high > found.interval.low
+
+
+def test_validation_texts_that_are_all_right_leave_room_for_doubt():
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 4, 200)
+    sure = 6.0 * np.eye(4)[labels] + draw.normal(size=(200, 4))
+    assert fit_temperature(sure, labels) > 0.3
+    unsure = draw.normal(size=(200, 4))
+    found = expected_accuracy(sure, labels, unsure, np.random.default_rng(0))["all"]
+    assert found.interval.high < 0.9

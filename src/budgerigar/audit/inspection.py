@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from budgerigar.audit import duplicates, section, shift
 from budgerigar.audit import labels as label_audit
-from budgerigar.audit import section, shift
 from budgerigar.audit import texts as text_audit
 from budgerigar.audit.findings import Finding, worst_first
 from budgerigar.audit.head import Predicted, predicted_by_head
@@ -77,6 +77,9 @@ def inspect(
         content["model"] = name
     elif wanted:
         findings.append(_without_model(len(texts)))
+    findings += duplicates.findings(
+        own.texts, own.labels, None if other is None else other.texts, own.classes
+    )
     findings += text_audit.findings(texts, "train", vectors.train)
     if other is not None:
         findings += text_audit.findings(others, "against", vectors.other)
