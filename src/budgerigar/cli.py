@@ -14,6 +14,7 @@ import typer
 
 from budgerigar import __version__, console
 from budgerigar.errors import BudgieError, DataError, Interrupted, RunError
+from budgerigar.recipe import SEEDS
 
 if TYPE_CHECKING:
     from budgerigar.encoder.prefix import Entry
@@ -114,7 +115,7 @@ def compare(
         list[str] | None,
         typer.Argument(metavar="RECIPE...", help="Shipped recipes or files, two or more."),
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Runs of each recipe, with seeds from 1.")] = 5,
+    seeds: Annotated[int, typer.Option(help="Runs of each recipe, with seeds from 1.")] = SEEDS,
     out: Annotated[
         Path | None, typer.Option(help="The comparison's folder; runs/compare where not given.")
     ] = None,
@@ -151,6 +152,49 @@ def compare(
         console.note(line)
     for path in found.files():
         console.result(str(path))
+
+
+@app.command()
+def search(
+    space: Annotated[
+        Path | None, typer.Argument(metavar="SPACE", help="A YAML file: a recipe and its ranges.")
+    ] = None,
+    trials: Annotated[int | None, typer.Option(help="Candidates to train.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The search's folder; runs/NAME where not given.")
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(help="Fresh seeds with which the best recipe is trained anew; 0 for none."),
+    ] = None,
+    settings: Settings = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="SEARCH", help="Go on with a search that was stopped.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search for the best recipe under the budget, and train it anew with fresh seeds."""
+    from budgerigar import search as searching
+
+    if resume is not None:
+        if space or out or settings or seeds is not None:
+            raise RunError(
+                "--resume takes no space and no other option but --trials",
+                why="a search goes on with what its folder says",
+                remedy=f"budgie search --resume {resume}",
+            )
+        found = searching.resume(resume, trials)
+    elif space is None:
+        raise RunError("no space was given", remedy="docs/search.md shows how to write one")
+    else:
+        changes = settings or ()
+        found = searching.search(space, out, trials=trials, seeds=seeds, settings=changes)
+    if as_json:
+        console.result_json(found.to_json())
+        return
+    for line in found.words():
+        console.result(line)
+    console.result(str(searching.SearchFolder(found.folder).best))
 
 
 @app.command()

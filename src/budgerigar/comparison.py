@@ -120,6 +120,8 @@ def compare(
     recipes: Sequence[str | Path | Recipe],
     seeds: int,
     out: str | Path | None = None,
+    *,
+    first_seed: int = 1,
     **overrides: Any,
 ) -> Comparison:
     """Trains every recipe with every seed, together where they can be, and compares them.
@@ -130,8 +132,9 @@ def compare(
 
     Args:
         recipes: recipes, shipped ones' names or YAML files; each with a name of its own.
-        seeds: how many, counted from 1.
+        seeds: how many.
         out: the comparison's folder; `runs/compare` under the current one where empty.
+        first_seed: the seeds are counted from here.
         **overrides: fields to change in all of them.
 
     Raises:
@@ -149,7 +152,9 @@ def compare(
         )
     split_seed = resolved[0].split_seed
     wanted = [
-        _seeded(recipe, seed, split_seed) for recipe in resolved for seed in range(1, seeds + 1)
+        _seeded(recipe, first_seed + number, split_seed)
+        for recipe in resolved
+        for number in range(seeds)
     ]
     planned = _plans(wanted)
     for recipe in wanted:

@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,14 +53,24 @@ def sharing_key(plan: Plan) -> str:
     return json.dumps(shared, sort_keys=True)
 
 
+GivesUp = Callable[[RunFolder, "EpochRecord"], bool]
+"""Whether a run ends after an epoch, before its time."""
+
+
+def never(files: RunFolder, record: EpochRecord) -> bool:
+    """Lets every run end in its own time."""
+    return False
+
+
 def conduct(
-    planned: Sequence[tuple[RunFolder, Plan]], resume_with: str
+    planned: Sequence[tuple[RunFolder, Plan]], resume_with: str, gives_up: GivesUp = never
 ) -> list[BudgieError | None]:
     """Does the whole job of some runs, in as few cohorts as they can form.
 
     Args:
         planned: each run's folder and plan; finished ones are passed over.
         resume_with: the command that goes on after a stop, to be told then.
+        gives_up: asked after each epoch of a run.
 
     Returns:
         For each run why it failed; None for one that is finished.
@@ -77,7 +87,8 @@ def conduct(
         if len(cohorts) > 1:
             runs = "1 run" if len(numbers) == 1 else f"{len(numbers)} runs"
             note(f"cohort {place} of {len(cohorts)}: {runs}")
-        found = Conductor([planned[number] for number in numbers], resume_with).run()
+        of_cohort = [planned[number] for number in numbers]
+        found = Conductor(of_cohort, resume_with, gives_up).run()
         for number, error in zip(numbers, found, strict=True):
             errors[number] = error
     return errors
@@ -89,9 +100,15 @@ class Conductor:
     Args:
         planned: each run's folder and plan; all plans have one `sharing_key`.
         resume_with: the command that goes on after a stop, to be told then.
+        gives_up: asked after each epoch of a run.
     """
 
-    def __init__(self, planned: Sequence[tuple[RunFolder, Plan]], resume_with: str) -> None:
+    def __init__(
+        self,
+        planned: Sequence[tuple[RunFolder, Plan]],
+        resume_with: str,
+        gives_up: GivesUp = never,
+    ) -> None:
         from budgerigar.encoder import hardware
 
         self.resume_with = resume_with
@@ -101,7 +118,7 @@ class Conductor:
         self.device = hardware.device()
         self.precision = hardware.resolve_precision(self.recipe.precision, self.device)
         self.notes = [self.precision.note] if self.precision.note else []
-        self.runs = [_Run(files, plan, len(planned)) for files, plan in planned]
+        self.runs = [_Run(files, plan, len(planned), gives_up) for files, plan in planned]
 
     def run(self) -> list[BudgieError | None]:
         """Goes through all stages, from the first or from the newest common checkpoint.
@@ -251,8 +268,9 @@ class _Run:
     model_sha256: str
     outcome: Outcome
 
-    def __init__(self, files: RunFolder, plan: Plan, cohort: int) -> None:
+    def __init__(self, files: RunFolder, plan: Plan, cohort: int, gives_up: GivesUp) -> None:
         self.files, self.plan, self.recipe = files, plan, plan.recipe
+        self.gives_up = gives_up
         self.is_alone = cohort == 1
         self.error: BudgieError | None = None
         self.scores: dict[str, Any] = {}
@@ -320,6 +338,7 @@ class _Run:
                 log_epoch=self._log_epoch,
                 keep_best=lambda: self._keep(tokenizer),
                 checkpoints=self.files.checkpoints,
+                gives_up=lambda record: self.gives_up(self.files, record),
             ),
         )
 

@@ -24,6 +24,8 @@ from pydantic import (
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(gt=0)]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""What names a folder."""
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -301,7 +303,7 @@ class Budget(Part):
 class Recipe(Part):
     """Everything that determines a run."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
+    name: Annotated[str, Field(pattern=NAME)] = "run"
     """Names the run's folder."""
     model: Model
     data: Data
@@ -357,3 +359,57 @@ class Recipe(Part):
         if not isinstance(weights, str) and classes and len(weights) != len(classes):
             raise ValueError(f"class_weights has {len(weights)} values for {len(classes)} classes")
         return self
+
+
+SEEDS = 5
+"""Runs of each recipe that is compared."""
+
+
+class Range(Part):
+    """Numbers to search: whole ones where both ends are."""
+
+    low: float | int
+    high: float | int
+    log: bool = False
+    """Whether to search by orders of magnitude."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether whole numbers are meant."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Range:
+        if not self.low < self.high:
+            raise ValueError(f"low {self.low:g} is not below high {self.high:g}")
+        if self.log and self.low <= 0:
+            raise ValueError("log needs numbers above 0")
+        return self
+
+
+Dimension = Range | Annotated[tuple[Any, ...], Field(min_length=1)]
+
+
+class Space(Part):
+    """What `budgie search` varies, and how."""
+
+    name: Annotated[str, Field(pattern=NAME)]
+    """Names the search's folder and the recipe that it finds; the file's own name if not given."""
+    recipe: str
+    """The recipe that is varied: a shipped one's name, or a YAML file."""
+    space: Annotated[dict[str, Dimension], Field(min_length=1)]
+    """Fields by their paths, such as `optimizer.rate`, each with a list of values or with `low`,
+    `high` and, if need be, `log`."""
+    sampler: Literal["tpe", "random"] = "tpe"
+    """How candidates are proposed: tree-structured Parzen estimator, or at random."""
+    cohort: Positive = 8
+    """Candidates that train together."""
+    reduction: Annotated[int, Field(ge=2)] | None = 3
+    """Successive halving: after 1, 3, 9, ... epochs the best of so many go on; null lets all."""
+    trials: Positive = 64
+    """Candidates to train; ones over the budget are refused and do not count."""
+    seeds: Annotated[int, Field(ge=0)] = SEEDS
+    """Fresh seeds with which the best recipe and the first one are trained at the end, to be
+    compared; 0 leaves that out."""
+    seed: Seed = 42
+    """Of the proposals."""

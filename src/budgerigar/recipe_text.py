@@ -14,7 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from budgerigar.errors import RecipeError, nearest
-from budgerigar.recipe import OPTIMIZERS, LayerRate, Recipe
+from budgerigar.recipe import OPTIMIZERS, LayerRate, Recipe, Space
 
 
 class _Yaml12(yaml.SafeLoader):
@@ -113,6 +113,21 @@ def from_tree(tree: Any, source: str) -> Recipe:
         return Recipe.model_validate(tree)
     except ValidationError as error:
         raise RecipeError(source, [_fault(dict(item), tree) for item in error.errors()]) from error
+
+
+def read_space(path: Path, overrides: Mapping[str, Any]) -> Space:
+    """Reads the file of a search, with other values for some of its fields.
+
+    Raises:
+        RecipeError: with every fault, each with its path.
+    """
+    tree = _parse(text_of(path), str(path))
+    tree = {"name": path.stem, **tree, **overrides}
+    try:
+        return Space.model_validate(tree)
+    except ValidationError as error:
+        faults = [_fault(dict(item), tree) for item in error.errors()]
+        raise RecipeError(str(path), faults) from error
 
 
 def to_yaml(recipe: Recipe) -> str:

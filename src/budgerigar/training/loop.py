@@ -88,6 +88,10 @@ class EpochRecord:
     seconds: float
 
 
+def _never(record: EpochRecord) -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class Surroundings:
     """What the loop reports to.
@@ -97,6 +101,7 @@ class Surroundings:
         log_step, log_epoch: take records.
         keep_best: writes the adapter as it is now.
         checkpoints: folder of checkpoints, inside the run's own.
+        gives_up: whether the run ends after an epoch, before its time.
     """
 
     validate: Callable[[bool], Validation]
@@ -104,6 +109,7 @@ class Surroundings:
     log_epoch: Callable[[EpochRecord], None]
     keep_best: Callable[[], None]
     checkpoints: Path
+    gives_up: Callable[[EpochRecord], bool] = _never
 
 
 @dataclass(frozen=True)
@@ -352,12 +358,14 @@ class _Run:
         )
         self.around.log_epoch(record)
         patience, idle = self.settings.early_stopping, at.epoch - int(at.best_epoch or 0)
+        is_idle = patience is not None and idle >= patience
+        gives_up = self.around.gives_up(record)
         self.at = replace(
             at,
             epoch=at.epoch + 1,
             step_in_epoch=0,
             loss_sum=0.0,
-            ended=at.step >= self.total or (patience is not None and idle >= patience),
+            ended=at.step >= self.total or is_idle or gives_up,
         )
 
     def wants_checkpoint(self) -> bool:
