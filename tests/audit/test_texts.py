@@ -42,7 +42,7 @@ def test_odd_texts_are_found_with_their_rows(code, text):
 
 
 def test_texts_that_were_cut_are_counted():
-    vectors = Vectors(np.zeros((4, 2)), np.array([5, 16, 16, 9]), 2, 16)
+    vectors = Vectors(np.zeros((4, 2)), np.array([5, 16, 16, 9]), np.array([1, 2]), 16)
     found = by_code(text_audit.findings([PLAIN] * 4, "train", vectors))
     assert found["texts-cut"].rows == (1, 2)
     assert found["texts-cut"].severity == "warning"

