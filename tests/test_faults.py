@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import budgerigar
+from budgerigar.errors import ModelError, RecipeError, TrainingStopped
 from conftest import CLASSES
 from test_cli import budgie, refused
 
@@ -338,3 +340,28 @@ def test_a_checkpoint_with_a_head_of_other_classes(tiny_with_head, tiny_recipe, 
     results = json.loads((tmp_path / "runs" / "tiny" / "results.json").read_text())
     assert results["classes"] == list(CLASSES)
     assert results["verification"]["largest_difference"] < 1e-4
+
+
+def test_tokens_that_the_model_does_not_know(tiny, tiny_recipe, tmp_path):
+    """A tokenizer of another model: its numbers go beyond the embedding."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny, folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["goal"] = 4_000
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(ModelError, match=r"gives token 4000 in text \d+ of train: .* 80 tokens"):
+        budgerigar.train(tiny_recipe, tmp_path / "run", **{"model.name": str(folder)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "why"),
+    [
+        ({"optimizer.rate": 0.0}, RecipeError, "every rate of the adapter is 0"),
+        ({"steps": 1}, TrainingStopped, "a run of one step trains nothing with warm-up"),
+    ],
+)
+def test_runs_that_would_train_nothing(tiny_recipe, tmp_path, changes, error, why):
+    with pytest.raises(error, match=why):
+        budgerigar.train(tiny_recipe, tmp_path / "run", **changes)
+    assert not (tmp_path / "run" / "adapter").exists()

@@ -146,7 +146,9 @@ class Conductor:
         with self._stage("tokens"):
             tokenizer = load_tokenizer(self.plan.checkpoint.folder, self.recipe.model.name)
             packed = {
-                name: tokenize(texts.texts, tokenizer, self.plan.max_length, name)
+                name: tokenize(
+                    texts.texts, tokenizer, self.plan.max_length, name, self.plan.shape.vocabulary
+                )
                 for name, texts in splits.named().items()
             }
             self.notes.extend(_cut_notes(packed, self.plan.max_length))

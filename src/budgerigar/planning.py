@@ -16,6 +16,7 @@ from budgerigar.encoder.cost import Cost, Workload, estimate
 from budgerigar.encoder.dropout import Dropouts
 from budgerigar.encoder.families import obstacle
 from budgerigar.encoder.shape import Shape, read_shape
+from budgerigar.errors import RecipeError
 from budgerigar.recipe import Recipe, layer_numbers
 from budgerigar.training.optimizer import Rates
 
@@ -104,6 +105,7 @@ def make_plan(recipe: Recipe, classes: Sequence[str], *, weights: bool = False) 
     Raises:
         BudgetError: over the budget.
         SelectorError: a selector matches nothing or overlaps the head.
+        RecipeError: every learning rate of the adapter is 0.
         ModelError: the checkpoint's configuration cannot be had.
     """
     checkpoint = checkpoints.locate(recipe.model.name, recipe.model.revision, weights=weights)
@@ -123,6 +125,11 @@ def make_plan(recipe: Recipe, classes: Sequence[str], *, weights: bool = False) 
         head=adapter.head,
     )
     groups = budget.count(shape, selection)
+    rates = rates_of(recipe, shape.depth)
+    if not any(rates.of(group.part, group.layer) for group in groups if group.part == "adapter"):
+        raise RecipeError(
+            recipe.name, ["optimizer.rate: every rate of the adapter is 0, so that it cannot train"]
+        )
     budget.require(groups, recipe.budget.max_trainable)
     length = min(recipe.data.max_length, shape.positions)
     notes = idle_rates(recipe, shape.depth, groups)
@@ -143,7 +150,7 @@ def make_plan(recipe: Recipe, classes: Sequence[str], *, weights: bool = False) 
         shape=shape,
         selection=selection,
         groups=groups,
-        rates=rates_of(recipe, shape.depth),
+        rates=rates,
         notes=tuple(notes),
         max_length=length,
         dropouts=dropouts,

@@ -86,8 +86,8 @@ class Predictions(Sequence[Prediction]):
 class TextClassifier:
     """An adapter on its base, ready to predict."""
 
-    def __init__(self, encoder: Encoder, info: AdapterInfo, adapter: Path) -> None:
-        self._encoder, self.info = encoder, info
+    def __init__(self, encoder: Encoder, info: AdapterInfo, adapter: Path, vocabulary: int) -> None:
+        self._encoder, self.info, self._vocabulary = encoder, info, vocabulary
         self._tokenizer = load_tokenizer(adapter, f"adapter {adapter}")
 
     @property
@@ -113,7 +113,7 @@ class TextClassifier:
         self, texts: TextSource, *, batch: int = 64, abstain: float = 0.0
     ) -> Predictions:
         """As `predict`, for texts that are read in pieces."""
-        packed = tokenize(texts, self._tokenizer, self.info.max_length, "texts")
+        packed = tokenize(texts, self._tokenizer, self.info.max_length, "texts", self._vocabulary)
         if packed.cut:
             note(f"{packed.cut} of {len(packed)} texts are cut at {self.info.max_length} tokens")
         logits_BC = packed_logits(self._encoder, packed, batch, "predicting")
@@ -188,7 +188,7 @@ def load(adapter: str | Path, model: str | None = None) -> TextClassifier:
         sha256=sha256,
     )
     encoder = paths.from_adapter(base, folder)
-    return TextClassifier(encoder, info, folder)
+    return TextClassifier(encoder, info, folder, base.shape.vocabulary)
 
 
 def _require_trained(folder: Path) -> None:

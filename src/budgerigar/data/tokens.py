@@ -92,7 +92,11 @@ def load_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
 
 
 def tokenize(
-    texts: TextSource, tokenizer: PreTrainedTokenizerBase, max_length: int, label: str
+    texts: TextSource,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    label: str,
+    vocabulary: int | None = None,
 ) -> PackedTexts:
     """Tokenizes texts with the tokenizer's special tokens, each cut at `max_length` tokens.
 
@@ -101,6 +105,10 @@ def tokenize(
         tokenizer: the checkpoint's.
         max_length: longest text in tokens, special ones included.
         label: names the stage in the progress display.
+        vocabulary: tokens that the model knows; None does not ask.
+
+    Raises:
+        ModelError: when the tokenizer gives a token that the model does not know, or no token.
     """
     pieces: list[np.ndarray] = []
     lengths: list[int] = []
@@ -121,7 +129,29 @@ def tokenize(
             bar.update(len(lengths))
     ids_T = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int32)
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
+    if vocabulary is not None:
+        _require_known(ids_T, offsets, vocabulary, label)
     return PackedTexts(ids_T, offsets, cut)
+
+
+def _require_known(ids_T: np.ndarray, offsets: np.ndarray, vocabulary: int, label: str) -> None:
+    """Refuses tokens that no embedding has, and texts without any."""
+    remedy = "use the tokenizer that the checkpoint was trained with"
+    unknown = np.flatnonzero(ids_T >= vocabulary)
+    if len(unknown):
+        row = int(np.searchsorted(offsets, unknown[0], side="right"))
+        raise ModelError(
+            f"the tokenizer gives token {ids_T[unknown[0]]} in text {row} of {label}",
+            why=f"the model knows {vocabulary} tokens, from 0",
+            remedy=remedy,
+        )
+    empty = np.flatnonzero(np.diff(offsets) == 0)
+    if len(empty):
+        raise ModelError(
+            f"the tokenizer gives no token for text {empty[0] + 1} of {label}",
+            why="it adds no special tokens, and the text is empty or of nothing that it knows",
+            remedy=remedy,
+        )
 
 
 def _count_cut(encoded: Any, rows: list[list[int]], max_length: int) -> int:

@@ -76,6 +76,7 @@ class Shape:
         width: hidden size D.
         heads: attention heads H.
         positions: longest text in tokens that the model can take.
+        vocabulary: tokens that it knows, numbered from 0.
         layers_path: path of the list of layers.
         layers: the matrices of each layer, from the embeddings up.
         layer_parameters: parameters of each layer.
@@ -89,6 +90,7 @@ class Shape:
     width: int
     heads: int
     positions: int
+    vocabulary: int
     layers_path: str
     layers: tuple[tuple[Matrix, ...], ...]
     layer_parameters: tuple[int, ...]
@@ -132,6 +134,7 @@ def read_shape(checkpoint: Checkpoint, classes: int) -> Shape:
         width=config.hidden_size,
         heads=config.num_attention_heads,
         positions=_positions(model),
+        vocabulary=model.get_input_embeddings().num_embeddings,
         layers_path=layers_path,
         layers=tuple(_matrices(layer, f"{layers_path}.{i}") for i, layer in enumerate(layers)),
         layer_parameters=tuple(sum(p.numel() for p in layer.parameters()) for layer in layers),

@@ -161,6 +161,7 @@ def train(
 
     Raises:
         Interrupted: after Ctrl-C or SIGTERM, with checkpoints written.
+        TrainingStopped: when a run is so short that warm-up is all of it.
     """
     runs = [_Run(trainee, examples, labels) for trainee in trainees]
     torch.manual_seed(trainees[0].settings.seed)
@@ -248,6 +249,12 @@ class _Run:
         self.texts = len(examples)
         self.steps_in_epoch = math.ceil(self.texts / self.step_texts)
         self.total = self.settings.steps or self.settings.epochs * self.steps_in_epoch
+        if self.total == 1 and self.settings.warmup > 0:
+            raise TrainingStopped(
+                "a run of one step trains nothing with warm-up",
+                why="the rate of a first step is 0 then",
+                remedy="use schedule.warmup=0, or take more steps",
+            )
         self._order: tuple[int, np.ndarray] | None = None
         self._rows = np.empty(0, np.int64)
         self._first = 0
