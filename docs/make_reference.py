@@ -15,7 +15,8 @@ from budgerigar.cli import app
 DOCS = Path(__file__).parent
 COMMANDS = (
     (),
-    *(("train",), ("plan",), ("curves",), ("predict",), ("submit",), ("inspect",), ("verify",)),
+    *(("train",), ("compare",), ("search",), ("plan",), ("curves",), ("report",), ("predict",)),
+    *(("submit",), ("inspect",), ("verify",)),
     *((("recipes",), *(("recipes", verb) for verb in ("list", "show", "copy", "check", "schema")))),
     *((("cache",), ("cache", "list"), ("cache", "clear"))),
 )

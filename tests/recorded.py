@@ -135,6 +135,60 @@ def results_of_a_run() -> dict[str, Any]:
     return json.loads(json.dumps(content))
 
 
+def shift_of_texts(by: str = "agnews-adamw") -> dict[str, Any]:
+    """What audit's shift section holds of 40 texts of two kinds."""
+    methods = [("average thresholded confidence", "Garg et al. 2022, arXiv:2201.04234")]
+    expected = {
+        kind: {
+            **{"texts": texts, "accuracy": accuracy, "low": accuracy - 0.03, "high": 0.95},
+            "methods": [
+                {
+                    **{"method": method, "source": source, "accuracy": accuracy},
+                    **{"low": accuracy - 0.03, "high": 0.95},
+                }
+                for method, source in methods
+            ],
+        }
+        for kind, texts, accuracy in (("all", 40, 0.88), ("like", 25, 0.91), ("unlike", 15, 0.83))
+    }
+    shown = [{"row": 3, "text": "a strange text"}, {"row": 7, "text": "another one"}]
+    return {
+        "test": {
+            **{"method": "classifier two-sample test", "auc": 0.76, "low": 0.75, "high": 0.77},
+            **{"p_value": 1e-9, "sampled": {"train": 160, "against": 40}},
+        },
+        "kinds": "two",
+        "verdict": "two populations: 25 texts are like the training texts, 15 are of another kind",
+        "groups": ["like"] * 25 + ["unlike"] * 15,
+        "probability_unlike": [0.1] * 25 + [0.9] * 15,
+        "certainty": 0.97,
+        "clusters": [
+            {
+                **{"group": "unlike", "texts": 15, "share": 0.375, "words": ["now", "one"]},
+                "examples": shown,
+                "parts": [{"texts": 9, "words": ["chip"], "examples": shown[:1], "rows": [3]}],
+            },
+            {"group": "like", "texts": 25, "share": 0.625, "words": [], "examples": shown[1:]},
+        ],
+        "most_unlike": [{**shown[0], "probability": 0.998}],
+        "differences": [
+            {
+                **{"measure": "characters", "train": 236.5, "against": 210.0},
+                **{"like": 236.0, "unlike": 170.25, "distance": -1.52},
+            }
+        ],
+        "expected_accuracy": {
+            "by": by,
+            "validation": {"texts": 200, "accuracy": 0.925},
+            **expected,
+        },
+        "class_shares": {
+            kind: dict(zip(CLASSES, (0.25, 0.25, 0.3, 0.2), strict=True))
+            for kind in ("train", "all", "like", "unlike")
+        },
+    }
+
+
 def comparison_of_recipes(
     names: Sequence[str] = ("agnews-rmsprop", "agnews-adamw"), seeds: int = 3, rows: int = 200
 ) -> dict[str, Any]:

@@ -238,6 +238,54 @@ def curves(
 
 
 @app.command()
+def report(
+    places: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="FOLDER_OR_FILE...",
+            help="Folders of finished runs or comparisons, or their results.json or "
+            "comparison.json.",
+        ),
+    ] = None,
+    trainer_states: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--from",
+            metavar="TRAINER_STATE",
+            help="Draw the curves of runs of Hugging Face's Trainer instead: their "
+            "trainer_state.json, or folders that hold one; more may follow.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The folder to write to; the results' own, with --from this one."),
+    ] = None,
+    pdf: Annotated[
+        bool, typer.Option("--pdf", help="Print report.pdf too; needs chromium or chrome.")
+    ] = False,
+) -> None:
+    """Write the report of a run or comparison anew, or draw what Trainer logged."""
+    from budgerigar import pipeline
+    from budgerigar.reports import figures, trainer_state
+
+    if trainer_states:
+        if pdf:
+            raise RunError("--pdf prints reports", remedy="--from draws curves: leave one out")
+        curves = trainer_state.read_curves([*trainer_states, *(places or ())])
+        written = figures.draw_curves(curves, (out or Path()) / "curves")
+    elif not places:
+        raise RunError("no folder was given", remedy="name those of runs or comparisons")
+    elif out is not None and len(places) > 1:
+        raise RunError(
+            f"one --out for {len(places)} reports", remedy="leave it out, or name one folder"
+        )
+    else:
+        written = [path for place in places for path in pipeline.report(place, out, pdf=pdf)]
+    for path in written:
+        console.result(str(path))
+
+
+@app.command()
 def predict(
     adapter: AdapterFolder,
     file: TextFile,

@@ -1,4 +1,4 @@
-"""The verbs: plan, cost, train, resume, curves."""
+"""The verbs: plan, cost, train, resume, curves, report."""
 
 from __future__ import annotations
 
@@ -8,14 +8,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from budgerigar import planning, predict, recipe_text, sources
+from budgerigar import comparison, planning, predict, recipe_text, sources
+from budgerigar.comparison import ComparisonFolder
 from budgerigar.conductor import conduct
 from budgerigar.console import note
 from budgerigar.errors import RunError
+from budgerigar.files import read_json
 from budgerigar.planning import Plan
 from budgerigar.recipe import Recipe
 from budgerigar.reports import figures
-from budgerigar.runs import RunFolder
+from budgerigar.reports.comparison import curves_of, write_comparison_report
+from budgerigar.reports.printing import print_page
+from budgerigar.reports.run import write_run_report
+from budgerigar.runs import RESULTS_SCHEMA, RunFolder
 
 
 class Run:
@@ -162,3 +167,65 @@ def draw_curves(folders: Sequence[str | Path], stem: Path) -> list[Path]:
             raise RunError(f"{files.path} holds no run", remedy="name the folder of a run")
         curves.append(figures.Curve(files.path.name, [files.read_epochs()]))
     return figures.draw_curves(curves, stem)
+
+
+def report(place: str | Path, out: str | Path | None = None, *, pdf: bool = False) -> list[Path]:
+    """Writes the report of a finished run or comparison anew, with its curves.
+
+    Args:
+        place: a run's or a comparison's folder, or its results.json or comparison.json.
+        out: the folder to write to; the one of the results where empty.
+        pdf: whether to print the report too; needs a browser.
+
+    Returns:
+        The report, its PDF if asked for, and the curves.
+
+    Raises:
+        RunError: when there are no results, they are not whole, or nothing can print.
+    """
+    from jinja2 import UndefinedError
+
+    file = _recorded(Path(place))
+    folder = file.parent if out is None else Path(out)
+    page = folder / "report.html"
+    content = read_json(file)
+    try:
+        is_comparison = "verdict" in content
+        known = comparison.SCHEMA if is_comparison else RESULTS_SCHEMA
+        if content["schema"] != known:
+            raise RunError(
+                f"{file} has schema {content['schema']}",
+                why=f"this version reads schema {known}",
+                remedy="use the version of budgerigar that wrote it",
+            )
+        if is_comparison:
+            curves = curves_of(content)
+            write_comparison_report(content, page)
+        else:
+            curves = [figures.Curve(content["name"], [content["epochs"]])]
+            write_run_report(content, page)
+    except (LookupError, TypeError, AttributeError, UndefinedError) as error:
+        raise RunError(
+            f"{file} is not what a finished run or comparison left",
+            why=f"{type(error).__name__}: {error}",
+            remedy="name its folder",
+        ) from error
+    drawn = figures.draw_curves(curves, folder / "curves")
+    if pdf:
+        print_page(page, page.with_suffix(".pdf"))
+    return [page, *([page.with_suffix(".pdf")] if pdf else []), *drawn]
+
+
+def _recorded(place: Path) -> Path:
+    """The file of results that a place names."""
+    if not place.is_dir():
+        return place
+    files = ComparisonFolder(place), RunFolder(place)
+    for folder in files:
+        if folder.results.exists():
+            return folder.results
+    raise RunError(
+        f"{place} holds no results",
+        why="there is neither results.json nor comparison.json",
+        remedy="name the folder of a finished run or comparison",
+    )

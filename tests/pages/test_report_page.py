@@ -15,6 +15,7 @@ import pytest
 from matplotlib import image
 
 from budgerigar.reports.comparison import write_comparison_report
+from budgerigar.reports.printing import print_page
 from budgerigar.reports.run import write_run_report
 from recorded import (
     comparison_of_recipes,
@@ -183,3 +184,15 @@ def test_the_page_asks_for_nothing(browser, tmp_path, make):
     )
     asked = log.read_text(encoding="utf-8", errors="replace")
     assert "example.invalid" not in asked
+
+
+def test_the_page_is_printed_with_its_links_on_several_sheets(browser, tmp_path):
+    page = write(comparison_of_recipes(), tmp_path)
+    print_page(page, tmp_path / "report.pdf")
+    content = (tmp_path / "report.pdf").read_bytes()
+    assert content.startswith(b"%PDF")
+    sheets = len(re.findall(rb"/Type\s*/Page\b", content))
+    assert 3 <= sheets <= 30
+    # Printed on white, with the words as text and not as a picture.
+    assert b"/Font" in content
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.pdf"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from budgerigar.reports.comparison import curves_of, write_comparison_report
-from recorded import CLASSES, Page, comparison_of_recipes, hostile_comparison
+from recorded import CLASSES, Page, comparison_of_recipes, hostile_comparison, shift_of_texts
 
 
 def written(content: dict[str, Any], folder: Path) -> str:
@@ -53,8 +53,9 @@ def test_every_recipe_and_seed_is_in_the_tables(tmp_path):
         ) in text
         for run in record["runs"]:
             test, best = run["test"], run["training"]["best_epoch"]
-            assert f"{record['name']} {run['seed']} {best} of 5" in text
-            assert f"{100 * test['accuracy']:.2f} % {test['correct']} of 200" in text
+            shown = f"{100 * test['accuracy']:.2f} % {test['correct']} of 200"
+            assert f"{record['name']} {run['seed']} {shown}" in text
+            assert f"{best} of 5 {test['loss']:.4f} {test['macro_f1']:.4f}" in text
     for pair in content["verdict"]["pairs"]:
         assert f"{pair['points']:+.2f} {pair['interval']['low']:+.2f} to" in text
 
@@ -199,3 +200,17 @@ def test_figures_have_names_and_tables_and_identifiers_are_unique(tmp_path):
         if name in ("href", "xlink:href", "aria-labelledby")
     }
     assert wanted <= set(marks)
+
+
+def test_the_shift_is_told_once_with_every_run_s_expected_accuracy(tmp_path):
+    content = comparison_of_recipes()
+    for record in content["recipes"]:
+        for run in record["runs"]:
+            shift = shift_of_texts(record["name"])
+            shift["expected_accuracy"]["all"]["accuracy"] += run["seed"] / 1000
+            run["unlabelled"]["shift"] = shift
+    text = text_of(content, tmp_path)
+    assert text.count("two populations: 25 texts") == 1
+    for record in content["recipes"]:
+        for run in record["runs"]:
+            assert f"{record['name']} {run['seed']} 92.50 % 88.{run['seed']}0 % 85.00 %" in text

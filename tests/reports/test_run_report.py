@@ -12,7 +12,15 @@ import pytest
 from budgerigar.errors import RunError
 from budgerigar.reports.page import shortened
 from budgerigar.reports.run import write_run_report
-from recorded import CLASSES, Page, hostile_results, keys_of, results_of_a_run
+from recorded import (
+    CLASSES,
+    HOSTILE,
+    Page,
+    hostile_results,
+    keys_of,
+    results_of_a_run,
+    shift_of_texts,
+)
 
 
 def written(results: dict[str, Any], folder: Path) -> str:
@@ -137,6 +145,37 @@ def test_unlabelled_texts_have_their_distribution(tmp_path):
     text = Page(written(results_of_a_run(), tmp_path)).text
     assert "How the 8,000 texts of /data/unlabelled.pkl were classified" in text
     assert "World 1,900 23.75 %" in text.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_the_shift_of_unlabelled_texts_is_told(tmp_path):
+    results = results_of_a_run()
+    calm = Page(written(results, tmp_path))
+    results["unlabelled"]["shift"] = shift_of_texts()
+    page = Page(written(results, tmp_path))
+    text = page.text.replace("\N{NO-BREAK SPACE}", " ")
+    assert f"{results['unlabelled']['shift']['verdict']}." in text
+    assert "those unlike it 15 83.00 % 80.00 % to 95.00 % mean of the methods" in text
+    assert "characters 236.500 210.000 236.000 170.250 -1.52" in text
+    assert "World 25.00 % 25.00 % 25.00 % 25.00 %" in text
+    assert "a strange text row 3, unlike with probability 0.9980" in text
+    assert "A part of 9, marked by chip:" in text
+    assert page.count("table") == calm.count("table") + 3
+    results["unlabelled"]["shift"] = {"test": None, "why": "fewer than 10 texts say nothing"}
+    assert (
+        "Nothing can be said: fewer than 10 texts say nothing."
+        in Page(written(results, tmp_path)).text
+    )
+
+
+def test_texts_of_the_shift_are_escaped(tmp_path):
+    results = results_of_a_run()
+    shift = shift_of_texts("<b>recipe</b>")
+    shift["most_unlike"][0]["text"] = HOSTILE[0]
+    shift["clusters"][0]["words"] = ["<i>word"]
+    results["unlabelled"]["shift"] = shift
+    page = Page(written(results, tmp_path))
+    assert page.count("script") == page.count("i") == 0
+    assert HOSTILE[0] in page.text
 
 
 def test_rates_of_lora_plus_are_told(tmp_path):

@@ -53,6 +53,12 @@ def write_comparison_report(content: dict[str, Any], path: Path) -> None:
         machines=_distinct(("machine", run["hardware"]) for run in runs),
         cohorts=cohorts,
         costs={side.name: _Cost.of(side.name, cohorts) for side in every},
+        shifts=[
+            (side, run["seed"], run["unlabelled"]["shift"])
+            for side in every
+            for run in side.runs
+            if run["unlabelled"] and "shift" in run["unlabelled"]
+        ],
         predicted=[side for side in every if any(run["unlabelled"] for run in side.runs)],
     )
 

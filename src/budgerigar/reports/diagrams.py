@@ -45,15 +45,15 @@ def _accuracy_figure(recipes: Sequence[Mapping[str, Any]], numbers: Sequence[int
     """A row for each recipe: its seeds as hollow marks, mean and interval above them."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, 0.9 + 0.62 * len(recipes)), layout="constrained")
+    figure = Figure(figsize=(4.6, 0.7 + 0.75 * len(recipes)), layout="constrained")
     axes = figure.subplots()
     for row, (one, number) in enumerate(zip(recipes, numbers, strict=True)):
         look = look_of(number)
         low, high = 100 * one["interval"]["low"], 100 * one["interval"]["high"]
-        axes.plot([low, high], [row - 0.16] * 2, color=look["color"], linewidth=2.2, zorder=2)
+        axes.plot([low, high], [row - 0.1] * 2, color=look["color"], linewidth=2.2, zorder=2)
         axes.plot(
             [100 * one["mean"]],
-            [row - 0.16],
+            [row - 0.1],
             color=look["color"],
             marker=look["marker"],
             markersize=7,
@@ -71,11 +71,11 @@ def _accuracy_figure(recipes: Sequence[Mapping[str, Any]], numbers: Sequence[int
             clip_on=False,
             zorder=3,
         )
-    axes.set_ylim(len(recipes) - 0.5, -0.5)
-    axes.set_yticks(range(len(recipes)), [short_name(one["name"]) for one in recipes])
-    for label in axes.get_yticklabels():
-        label.set_parse_math(False)
-    axes.set_xlabel("accuracy (%): each seed below, mean and 95 % interval above", fontsize=9)
+        name = axes.text(0.0, row - 0.36, "", fontsize=9, transform=axes.get_yaxis_transform())
+        set_plain(name, f" {short_name(one['name'])}")
+    axes.set_ylim(len(recipes) - 0.5, -0.6)
+    axes.set_yticks([])
+    axes.set_xlabel("accuracy (%): mean and 95 % interval, below each seed", fontsize=9)
     plain_axes(axes)
     return figure
 
