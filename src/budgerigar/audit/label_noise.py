@@ -8,7 +8,8 @@ Lawrence and Schölkopf 2001, "Estimating a kernel Fisher discriminant in the pr
 noise"). Expectation and maximisation turn by turn find both; nothing is trained on more than
 the file itself.
 
-Shape letters: B texts, D width of the vectors, P principal components, C classes.
+Shape letters: B texts, D width of the vectors, P principal components, C classes, S parts of a
+class, K = C x S.
 """
 
 from __future__ import annotations
@@ -30,6 +31,12 @@ TRUST = 0.9
 """Belief in the labels as given, before anything is seen."""
 PRIOR_ROWS = 5.0
 """Weight of the confusion matrix's prior, in rows a class."""
+PARTS, STARTS = 2, 2
+"""Gaussians a class, and how often they are fitted from another cut."""
+CUT_COMPONENTS, CUT_TRUST = 30, 0.8
+"""Leading components that a class is cut by at first, and belief in that cut."""
+LEAST_DIVIDED = 20
+"""Rows of a class below which it stays in one part."""
 ROUNDS = 60
 CHANGE = 1e-4
 """Mean change of the probabilities below which the rounds end."""
@@ -69,7 +76,7 @@ def believe(
         seed: of projections and folds.
     """
     seen = _views(vectors_BD, width, texts, seed)
-    beliefs = [gaussian_belief(view_BP, labels_B, classes) for view_BP in seen]
+    beliefs = [gaussian_belief(view_BP, labels_B, classes, seed) for view_BP in seen]
     by_text_BC = np.mean([one.probabilities_BC for one in beliefs], axis=0)
     head_BC = _cross_validated(seen[-1], by_text_BC.argmax(1), classes, seed)
     return Belief(
@@ -77,39 +84,82 @@ def believe(
     )
 
 
-def gaussian_belief(view_BP: np.ndarray, labels_B: np.ndarray, classes: int) -> Belief:
-    """Fits one Gaussian a class with a common covariance, and the labels' confusion matrix.
+def gaussian_belief(
+    view_BP: np.ndarray, labels_B: np.ndarray, classes: int, seed: int = 0
+) -> Belief:
+    """Fits Gaussians with a common covariance, `PARTS` a class, and the labels' confusion matrix.
 
     Args:
         view_BP: vectors, centred.
         labels_B: class of each row as given.
         classes: C.
+        seed: of the cuts that divide a class in parts at first.
+    """
+    given_BC = np.eye(classes)[labels_B]
+    start_BC = given_BC * TRUST + (1 - given_BC) * (1 - TRUST) / (classes - 1)
+    whole_BC = _fit(view_BP, labels_B, start_BC[:, :, None])[1].sum(2)
+    fits = []
+    for start in range(STARTS):
+        parts_BCS = _divided(view_BP, whole_BC.argmax(1), classes, seed + start)
+        fits.append(_fit(view_BP, labels_B, whole_BC[:, :, None] * parts_BCS))
+    return Belief(
+        np.mean([text_BC for text_BC, _, _ in fits], axis=0),
+        np.mean([confusion_CC for _, _, confusion_CC in fits], axis=0),
+    )
+
+
+def _fit(
+    view_BP: np.ndarray, labels_B: np.ndarray, true_BCS: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Expectation and maximisation from a first guess of each row's class and part of it.
+
+    Returns:
+        Probabilities of each class given the text `[B, C]`, of class and part given text and
+        label `[B, C, S]`, and of each label given the class `[C, C]`.
     """
     rows, width = view_BP.shape
+    classes, parts = true_BCS.shape[1:]
     given_BC = np.eye(classes)[labels_B]
     prior_CC = PRIOR_ROWS * (0.8 * np.eye(classes) + 0.2 / classes)
     spread = float((view_BP**2).sum()) / (rows * width) + 1e-12
     total_PP = view_BP.T @ view_BP
-    true_BC = given_BC * TRUST + (1 - given_BC) * (1 - TRUST) / max(1, classes - 1)
-    text_BC, confusion_CC = true_BC, np.eye(classes)
+    text_BC, confusion_CC = true_BCS.sum(2), np.eye(classes)
     for _ in range(ROUNDS):
-        weights_C = true_BC.sum(0) + 1e-6
-        means_CP = true_BC.T @ view_BP / weights_C[:, None]
-        within_PP = (total_PP - (means_CP.T * weights_C) @ means_CP) / rows
+        true_BK = true_BCS.reshape(rows, -1)
+        weights_K = true_BK.sum(0) + 1e-6
+        means_KP = true_BK.T @ view_BP / weights_K[:, None]
+        within_PP = (total_PP - (means_KP.T * weights_K) @ means_KP) / rows
         level = max(float(np.trace(within_PP)) / width, 1e-9 * spread)
         within_PP = (1 - SHRINKAGE) * within_PP + SHRINKAGE * level * np.eye(width)
-        directions_PC = np.linalg.solve(within_PP, means_CP.T)
-        offsets_C = np.log(weights_C / rows) - 0.5 * (means_CP * directions_PC.T).sum(1)
-        confusion_CC = true_BC.T @ given_BC + prior_CC
+        directions_PK = np.linalg.solve(within_PP, means_KP.T)
+        offsets_K = np.log(weights_K / rows) - 0.5 * (means_KP * directions_PK.T).sum(1)
+        confusion_CC = true_BCS.sum(2).T @ given_BC + prior_CC
         confusion_CC /= confusion_CC.sum(1, keepdims=True)
-        text_BC = _softmax(view_BP @ directions_PC + offsets_C)
-        before_BC = true_BC
-        true_BC = text_BC * confusion_CC[:, labels_B].T
+        text_BCS = _softmax(view_BP @ directions_PK + offsets_K).reshape(rows, classes, parts)
+        text_BC = text_BCS.sum(2)
+        before_BCS = true_BCS
         # A text far outside the classes that its label can come from leaves nothing to divide.
-        true_BC = (true_BC + 1e-300) / (true_BC + 1e-300).sum(1, keepdims=True)
-        if np.abs(true_BC - before_BC).mean() < CHANGE:
+        true_BCS = text_BCS * confusion_CC[:, labels_B].T[:, :, None] + 1e-300
+        true_BCS /= true_BCS.sum((1, 2), keepdims=True)
+        if np.abs(true_BCS - before_BCS).sum((1, 2)).mean() < CHANGE * classes:
             break
-    return Belief(text_BC, confusion_CC)
+    return text_BC, true_BCS, confusion_CC
+
+
+def _divided(view_BP: np.ndarray, classes_B: np.ndarray, classes: int, seed: int) -> np.ndarray:
+    """A first guess of the part of each class that a row is in, `[B, C, S]`."""
+    from sklearn.cluster import KMeans
+
+    found_BCS = np.full((len(view_BP), classes, PARTS), 1 / PARTS)
+    leading_BP = view_BP[:, :CUT_COMPONENTS]
+    for label in range(classes):
+        own = leading_BP[classes_B == label]
+        if len(own) >= LEAST_DIVIDED and own.std(0).any():
+            cut = KMeans(PARTS, n_init=1, random_state=seed).fit(own)
+            near_B = cut.predict(leading_BP)
+            found_BCS[:, label] = (1 - CUT_TRUST) / PARTS
+            found_BCS[np.arange(len(view_BP)), label, near_B] += CUT_TRUST
+    return found_BCS
 
 
 def _views(
@@ -150,7 +200,7 @@ def _words(texts: Sequence[str], seed: int) -> np.ndarray | None:
         return None
     reducer = TruncatedSVD(components, random_state=seed).fit(weights[sample])
     words_BP = np.asarray(reducer.transform(weights), dtype=np.float32)
-    return words_BP / (np.linalg.norm(words_BP, axis=1, keepdims=True) + 1e-12)
+    return np.asarray(words_BP / (np.linalg.norm(words_BP, axis=1, keepdims=True) + 1e-12))
 
 
 def _projected(matrix_BD: np.ndarray, seed: int) -> np.ndarray:
@@ -159,6 +209,8 @@ def _projected(matrix_BD: np.ndarray, seed: int) -> np.ndarray:
 
     sample = _sample(len(matrix_BD), seed)
     most = min(COMPONENTS, matrix_BD.shape[1], len(sample) // ROWS_PER_COMPONENT)
+    if not matrix_BD[sample].std(0).any():
+        return np.zeros((len(matrix_BD), 1))
     reducer = PCA(max(1, most), svd_solver="randomized", random_state=seed)
     reducer.fit(matrix_BD[sample])
     found = [
@@ -166,7 +218,7 @@ def _projected(matrix_BD: np.ndarray, seed: int) -> np.ndarray:
         for first in range(0, len(matrix_BD), CHUNK)
     ]
     view_BP = np.concatenate(found).astype(np.float64)
-    return view_BP - view_BP.mean(0)
+    return np.asarray(view_BP - view_BP.mean(0))
 
 
 def _cross_validated(
