@@ -88,6 +88,17 @@ def test_the_report_is_of_the_comparisons_own_content(compared, tmp_path):
             assert keys_of({name: one[name]}) == keys_of({name: other[name]}), name
 
 
+def test_the_runs_records_stand_beside_each_other(compared, tmp_path):
+    pytest.importorskip("tensorboard", reason="needs the track group: pip install .[track]")
+    copy = tmp_path / "copy"
+    shutil.copytree(compared.folder, copy)
+    again = comparison.resume(copy, track="tensorboard")
+    assert again.results["verdict"] == compared.results["verdict"]
+    tracked = sorted(path.name for path in (copy / "tensorboard").iterdir())
+    assert tracked == [path.name for path in folders(compared)]
+    assert all(list((copy / "tensorboard" / name).glob("events*")) for name in tracked)
+
+
 def test_the_verdict_is_of_the_runs_predictions(compared):
     results = json.loads((compared.folder / "comparison.json").read_text())
     assert results == compared.results

@@ -52,6 +52,10 @@ ColumnNames = Annotated[
         help="Columns that count, in order, such as label,title,text; text columns are joined.",
     ),
 ]
+Track = Annotated[
+    Literal["tensorboard", "mlflow"] | None,
+    typer.Option(help="Write the records for this tool too; needs budgerigar[track]."),
+]
 AdapterFolder = Annotated[Path, typer.Argument(metavar="ADAPTER", help="An adapter folder.")]
 TextFile = Annotated[
     str, typer.Argument(metavar="FILE", help="Texts: a file, a hub data set, or - for stdin.")
@@ -86,6 +90,7 @@ def train(
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.")
     ] = None,
+    track: Track = None,
 ) -> None:
     """Train a recipe: plan, data, training, test, adapter, report."""
     from budgerigar import pipeline, recipe_text, results
@@ -93,16 +98,16 @@ def train(
     if resume is not None:
         if recipe or out or settings or columns:
             raise RunError(
-                "--resume takes no recipe and no other option",
+                "--resume takes no recipe and no other option but --track",
                 why="a run goes on with the recipe in its folder",
                 remedy=f"budgie train --resume {resume}",
             )
-        run = pipeline.resume(resume)
+        run = pipeline.resume(resume, track)
     elif recipe is None:
         raise RunError("no recipe was given", remedy="budgie recipes list shows what ships")
     else:
         chosen = recipe_text.read(recipe, _settings(settings, columns))
-        run = pipeline.train(chosen, out)
+        run = pipeline.train(chosen, out, track=track)
     for line in results.headline(run.results):
         console.result(line)
     for path in run.files():
@@ -125,6 +130,7 @@ def compare(
         Path | None,
         typer.Option(metavar="COMPARISON", help="Go on with a comparison that was stopped."),
     ] = None,
+    track: Track = None,
     as_json: AsJson = False,
 ) -> None:
     """Train recipes with several seeds together, and say which is better, if one is."""
@@ -133,15 +139,15 @@ def compare(
     if resume is not None:
         if recipes or out or settings or columns:
             raise RunError(
-                "--resume takes no recipe and no other option",
+                "--resume takes no recipe and no other option but --track",
                 why="a comparison goes on with the recipes in its folder",
                 remedy=f"budgie compare --resume {resume}",
             )
-        found = comparison.resume(resume)
+        found = comparison.resume(resume, track)
     else:
         changes = _settings(settings, columns)
         chosen = [recipe_text.read(name, changes) for name in recipes or ()]
-        found = comparison.compare(chosen, seeds, out)
+        found = comparison.compare(chosen, seeds, out, track=track)
     if as_json:
         console.result_json(found.results)
         return

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 
-from budgerigar import planning, recipe_text, runs, sources
+from budgerigar import planning, recipe_text, runs, sources, tracking
 from budgerigar.conductor import conduct
-from budgerigar.console import warn
+from budgerigar.console import note, warn
 from budgerigar.errors import BudgieError, RecipeError, RunError
 from budgerigar.evaluation import metrics, verdicts
 from budgerigar.files import read_json, write_json
@@ -27,6 +27,7 @@ from budgerigar.recipe import Recipe
 from budgerigar.reports.comparison import curves_of, write_comparison_report
 from budgerigar.reports.figures import draw_curves
 from budgerigar.runs import RunFolder
+from budgerigar.tracking import Tool
 
 SCHEMA = 1
 """Version of `runs.json` and `comparison.json`."""
@@ -122,6 +123,7 @@ def compare(
     out: str | Path | None = None,
     *,
     first_seed: int = 1,
+    track: Tool | None = None,
     **overrides: Any,
 ) -> Comparison:
     """Trains every recipe with every seed, together where they can be, and compares them.
@@ -135,11 +137,13 @@ def compare(
         seeds: how many.
         out: the comparison's folder; `runs/compare` under the current one where empty.
         first_seed: the seeds are counted from here.
+        track: another tool that gets every run's records at the end, under the folder.
         **overrides: fields to change in all of them.
 
     Raises:
         BudgieError: whatever stands in the way, before a weight is loaded where it can.
     """
+    tracking.require(track)
     files = ComparisonFolder(Path(out) if out else Path("runs") / "compare")
     resolved = [sources.absolute(recipe_text.resolve(one, overrides)) for one in recipes]
     _require_comparable(resolved)
@@ -164,15 +168,20 @@ def compare(
             )
     listed = [recipe.model_dump(mode="json") for recipe in wanted]
     write_json(files.runs, {"schema": SCHEMA, "runs": listed})
-    return _conduct(files, planned)
+    return _conduct(files, planned, track)
 
 
-def resume(folder: str | Path) -> Comparison:
+def resume(folder: str | Path, track: Tool | None = None) -> Comparison:
     """Goes on with a comparison that was stopped or killed, and draws up its results anew.
+
+    Args:
+        folder: the comparison's.
+        track: see `compare`.
 
     Raises:
         RunError: when there is none, or another process has one of its runs.
     """
+    tracking.require(track)
     files = ComparisonFolder(Path(folder))
     if not files.runs.exists():
         raise RunError(
@@ -180,7 +189,7 @@ def resume(folder: str | Path) -> Comparison:
         )
     content = read_json(files.runs)
     wanted = [recipe_text.from_tree(tree, str(files.runs)) for tree in content["runs"]]
-    return _conduct(files, _plans(wanted))
+    return _conduct(files, _plans(wanted), track)
 
 
 def _require_comparable(recipes: Sequence[Recipe]) -> None:
@@ -237,7 +246,7 @@ def _resume_with(files: ComparisonFolder) -> str:
     return f"budgie compare --resume {shlex.quote(str(files.path))}"
 
 
-def _conduct(files: ComparisonFolder, plans: Sequence[Plan]) -> Comparison:
+def _conduct(files: ComparisonFolder, plans: Sequence[Plan], track: Tool | None) -> Comparison:
     planned = [(files.run(plan.recipe), plan) for plan in plans]
     errors = conduct(planned, _resume_with(files))
     for (folder, _), error in zip(planned, errors, strict=True):
@@ -247,6 +256,10 @@ def _conduct(files: ComparisonFolder, plans: Sequence[Plan]) -> Comparison:
     draw_curves(curves_of(content), files.path / "curves")
     write_comparison_report(content, files.report)
     write_json(files.results, content)
+    if track is not None:
+        finished = [folder for (folder, _), e in zip(planned, errors, strict=True) if e is None]
+        places = {tracking.track(track, folder, files.path) for folder in finished}
+        note(f"the runs' records are in {', '.join(sorted(places))}")
     return Comparison(files.path)
 
 

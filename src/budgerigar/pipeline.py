@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from budgerigar import comparison, planning, predict, recipe_text, sources
+from budgerigar import comparison, planning, predict, recipe_text, sources, tracking
 from budgerigar.comparison import ComparisonFolder
 from budgerigar.conductor import conduct
 from budgerigar.console import note
@@ -21,6 +21,7 @@ from budgerigar.reports.comparison import curves_of, write_comparison_report
 from budgerigar.reports.printing import print_page
 from budgerigar.reports.run import write_run_report
 from budgerigar.runs import RESULTS_SCHEMA, RunFolder
+from budgerigar.tracking import Tool
 
 
 class Run:
@@ -98,17 +99,25 @@ def cost(made: Plan) -> dict[str, Any]:
     return {**asdict(made.cost(work, precision)), **asdict(work), "precision": precision}
 
 
-def train(recipe: str | Path | Recipe, out: str | Path | None = None, **overrides: Any) -> Run:
+def train(
+    recipe: str | Path | Recipe,
+    out: str | Path | None = None,
+    *,
+    track: Tool | None = None,
+    **overrides: Any,
+) -> Run:
     """Does the whole job of a recipe.
 
     Args:
         recipe: a recipe, a shipped one's name, or a YAML file.
         out: the run's folder; `runs/NAME` under the current one where empty.
+        track: another tool that gets the run's records at the end, under its folder.
         **overrides: fields to change: nested mappings, or `**{"data.max_rows": 800}`.
 
     Raises:
         BudgieError: whatever stands in the way.
     """
+    tracking.require(track)
     resolved = sources.absolute(recipe_text.resolve(recipe, overrides))
     files = RunFolder(Path(out) if out else Path("runs") / resolved.name)
     if not files.is_empty():
@@ -122,31 +131,43 @@ def train(recipe: str | Path | Recipe, out: str | Path | None = None, **override
             remedy="choose another folder with --out",
         )
     ready = planning.make_plan(resolved, sources.class_names(resolved), weights=True)
-    return _conduct(files, ready)
+    return _conduct(files, ready, track)
 
 
-def resume(folder: str | Path) -> Run:
+def resume(folder: str | Path, track: Tool | None = None) -> Run:
     """Goes on with a run that was stopped or killed.
+
+    Args:
+        folder: the run's.
+        track: see `train`.
 
     Raises:
         RunError: when there is no run, or another process has it.
     """
+    tracking.require(track)
     files = RunFolder(Path(folder))
     if files.is_empty():
         raise RunError(f"{files.path} holds no run", remedy="start one with budgie train RECIPE")
     if files.is_finished():
         note(f"{files.path} is finished already")
-        return Run(files.path)
+        return _tracked(files, track)
     recipe = recipe_text.read(files.recipe)
     ready = planning.make_plan(recipe, sources.class_names(recipe), weights=True)
-    return _conduct(files, ready)
+    return _conduct(files, ready, track)
 
 
-def _conduct(files: RunFolder, ready: Plan) -> Run:
+def _conduct(files: RunFolder, ready: Plan, track: Tool | None) -> Run:
     again = f"budgie train --resume {shlex.quote(str(files.path))}"
     (error,) = conduct([(files, ready)], again)
     if error is not None:
         raise error
+    return _tracked(files, track)
+
+
+def _tracked(files: RunFolder, track: Tool | None) -> Run:
+    """A finished run, its records written for another tool too if one is named."""
+    if track is not None:
+        note(f"the run's records are in {tracking.track(track, files, files.path)}")
     return Run(files.path)
 
 
