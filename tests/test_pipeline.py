@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from budgerigar import conductor, pipeline
+from budgerigar import pipeline, run_stages
 from budgerigar.errors import AdapterError, ModelError, RunError, TrainingStopped
 
 
@@ -39,7 +39,7 @@ def test_weights_that_do_not_fit_their_configuration(field, tiny, tiny_recipe, t
 
 
 def test_a_validation_loss_that_is_no_number_stops_the_run(tiny_recipe, tmp_path, monkeypatch):
-    score = conductor.metrics.score
+    score = run_stages.metrics.score
 
     def scored(logits_BC, labels_B):
         # The dry evaluation, of fewer texts than a batch, comes first.
@@ -52,6 +52,6 @@ def test_a_validation_loss_that_is_no_number_stops_the_run(tiny_recipe, tmp_path
         scored.calls += 1
         return found
 
-    monkeypatch.setattr(conductor.metrics, "score", counted)
+    monkeypatch.setattr(run_stages.metrics, "score", counted)
     with pytest.raises(TrainingStopped, match="the validation loss is nan after epoch 1"):
         pipeline.train(tiny_recipe, tmp_path / "run")

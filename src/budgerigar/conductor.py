@@ -9,35 +9,27 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from budgerigar import adapters, assembly, predict, recipe_text, results, runs, sources
+from budgerigar import assembly, sources
 from budgerigar.console import note
-from budgerigar.data.corpus import Corpus
 from budgerigar.data.tokens import PackedTexts, load_tokenizer, tokenize
-from budgerigar.errors import AdapterError, BudgetError, BudgieError, ModelError, RunError
-from budgerigar.evaluation import metrics
-from budgerigar.files import exclusive, read_json, recover, write_json, write_text
+from budgerigar.errors import BudgieError, ModelError
+from budgerigar.files import exclusive, recover
 from budgerigar.planning import Plan
-from budgerigar.reports.figures import Curve, draw_curves
-from budgerigar.reports.run import write_run_report
+from budgerigar.run_stages import GivesUp, RunStages, never, timed, verify
 from budgerigar.runs import RunFolder
 from budgerigar.sources import Splits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from budgerigar.encoder.interface import Encoder, Tokens
-    from budgerigar.training.loop import EpochRecord, Outcome, Trainee, Validation
+    from budgerigar.audit.section import Section
+    from budgerigar.encoder.interface import Tokens
+    from budgerigar.training.loop import Outcome
 
 
 def sharing_key(plan: Plan) -> str:
@@ -51,15 +43,6 @@ def sharing_key(plan: Plan) -> str:
     if plan.path == "reference":
         shared = recipe.model_dump(mode="json")
     return json.dumps(shared, sort_keys=True)
-
-
-GivesUp = Callable[[RunFolder, "EpochRecord"], bool]
-"""Whether a run ends after an epoch, before its time."""
-
-
-def never(files: RunFolder, record: EpochRecord) -> bool:
-    """Lets every run end in its own time."""
-    return False
 
 
 def conduct(
@@ -118,7 +101,7 @@ class Conductor:
         self.device = hardware.device()
         self.precision = hardware.resolve_precision(self.recipe.precision, self.device)
         self.notes = [self.precision.note] if self.precision.note else []
-        self.runs = [_Run(files, plan, len(planned), gives_up) for files, plan in planned]
+        self.runs = [RunStages(files, plan, len(planned), gives_up) for files, plan in planned]
 
     def run(self) -> list[BudgieError | None]:
         """Goes through all stages, from the first or from the newest common checkpoint.
@@ -162,10 +145,12 @@ class Conductor:
             texts_by_name = self._prepare(packed)
         with self._stage("training"):
             outcomes = self._train(tokenizer, splits, texts_by_name)
+        with self._stage("shift"):
+            unlabelled = self._compare_unlabelled(splits)
         for run, outcome in zip(self.runs, outcomes, strict=True):
-            run.evaluate(splits, texts_by_name, outcome)
+            run.evaluate(splits, texts_by_name, outcome, unlabelled)
         with self._stage("verification"):
-            _verify([run for run in self.runs if run.error is None], self.plan.checkpoint.folder)
+            verify([run for run in self.runs if run.error is None], self.plan.checkpoint.folder)
         for run in self.runs:
             if run.error is None:
                 self._finish(run, splits, packed)
@@ -227,7 +212,26 @@ class Conductor:
             trainees, texts["train"], labels, resume=found, resume_with=self.resume_with
         )
 
-    def _finish(self, run: _Run, splits: Splits, packed: Mapping[str, PackedTexts]) -> None:
+    def _compare_unlabelled(self, splits: Splits) -> Section | None:
+        """How the unlabelled texts differ from the training texts, once for all runs."""
+        if splits.unlabelled is None:
+            return None
+        from budgerigar.audit import section
+        from budgerigar.audit.vectors import TextEncoder
+
+        model, seed = self.recipe.model, self.recipe.split_seed
+        encoder = TextEncoder(model.name, model.revision, self.plan.max_length)
+        drawn = np.random.default_rng(seed)
+        train = section.encode(encoder, splits.train.texts, "training texts", drawn)
+        other = section.encode(encoder, splits.unlabelled.texts, "unlabelled texts")
+        found = section.shift_section(train, other, seed=seed)
+        for finding in found.findings:
+            line = f"unlabelled texts: {finding.message}. {finding.advice}"
+            self.notes.append(line)
+            note(line)
+        return found
+
+    def _finish(self, run: RunStages, splits: Splits, packed: Mapping[str, PackedTexts]) -> None:
         """Results and report of one run."""
         from budgerigar.encoder import hardware
 
@@ -253,214 +257,7 @@ class Conductor:
         )
 
     def _stage(self, name: str) -> contextlib.AbstractContextManager[None]:
-        return _timed(self.seconds, name)
-
-
-class _Run:
-    """One run of a cohort: what is its own.
-
-    Attributes:
-        error: why it failed, None while it has not.
-        scores: what `results.json` will say of each set of texts.
-        difference: the largest of a logit, found in a fresh process.
-        seconds: of its own stages.
-    """
-
-    encoder: Encoder
-    model_sha256: str
-    outcome: Outcome
-
-    def __init__(self, files: RunFolder, plan: Plan, cohort: int, gives_up: GivesUp) -> None:
-        self.files, self.plan, self.recipe = files, plan, plan.recipe
-        self.gives_up = gives_up
-        self.is_alone = cohort == 1
-        self.error: BudgieError | None = None
-        self.scores: dict[str, Any] = {}
-        self.difference = 0.0
-        self.seconds: dict[str, float] = {}
-
-    def take_up(self, encoder: Encoder, model_sha256: str) -> None:
-        """Checks a fresh encoder against the plan; starts it from the recipe's adapter, if any."""
-        self.encoder, self.model_sha256 = encoder, model_sha256
-        found = sum(one.tensor.numel() for one in encoder.trainables())
-        if found != self.plan.trainable["total"]:
-            raise BudgetError(
-                f"{found:,} parameters require gradients, the plan counted "
-                f"{self.plan.trainable['total']:,}",
-                remedy="this is a fault of budgerigar: please report the model and the recipe",
-            )
-        if self.recipe.adapter.start is not None:
-            start = Path(self.recipe.adapter.start)
-            if adapters.read_info(start).model_sha256 != model_sha256:
-                raise AdapterError(
-                    f"adapter {start} belongs to another base than {self.recipe.model.name}",
-                    why="the SHA-256 of the weights differs from the one in budgerigar.json",
-                    remedy="start from an adapter of this base",
-                )
-            encoder.load_state(adapters.read_tensors(start))
-
-    def begin(self, splits: Splits) -> None:
-        """Writes the recipe and the plan, or checks that the data are still those of the plan."""
-        fingerprints = {name: texts.fingerprint for name, texts in splits.named().items()}
-        if self.files.is_empty():
-            write_json(self.files.plan, {**self.plan.to_json(), "fingerprints": fingerprints})
-            write_text(self.files.recipe, recipe_text.to_yaml(self.recipe))
-        elif read_json(self.files.plan)["fingerprints"] != fingerprints:
-            raise RunError(
-                f"the texts of {self.files.path} have changed since the run began",
-                remedy="put the files back, or begin a new run",
-            )
-
-    def trainee(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        labels: np.ndarray,
-        validation: Tokens,
-        truth: np.ndarray,
-    ) -> Trainee:
-        """What the loop trains: the encoder with its optimizer, numbers and surroundings."""
-        from budgerigar.training import loop
-
-        def validate(dry: bool) -> Validation:
-            batch = self.recipe.evaluation_batch
-            logits_BC = predict.packed_logits(
-                self.encoder, validation, batch, "validating", batch if dry else None
-            )
-            scores = metrics.score(logits_BC, truth[: len(logits_BC)])
-            return loop.Validation(scores.loss, scores.accuracy, scores.macro_f1)
-
-        weights = assembly.class_weights(self.recipe, labels, len(self.plan.classes))
-        return loop.Trainee(
-            encoder=self.encoder,
-            optimizer=assembly.optimizer_of(self.plan, self.encoder),
-            settings=assembly.loop_settings(self.recipe, weights),
-            around=loop.Surroundings(
-                validate=validate,
-                log_step=lambda record: self.files.log_step(asdict(record)),
-                log_epoch=self._log_epoch,
-                keep_best=lambda: self._keep(tokenizer),
-                checkpoints=self.files.checkpoints,
-                gives_up=lambda record: self.gives_up(self.files, record),
-            ),
-        )
-
-    def _log_epoch(self, record: EpochRecord) -> None:
-        self.files.log_epoch(asdict(record))
-        name = "" if self.is_alone else f"{self.files.path.name}, "
-        note(
-            f"{name}epoch {record.epoch}: training loss {record.training_loss:.4f}, validation "
-            f"loss {record.validation_loss:.4f}, accuracy {record.validation_accuracy:.2%}"
-            + (", best so far" if record.best else "")
-        )
-
-    def _keep(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        probe = predict.logits_of(
-            self.encoder, tokenizer, adapters.PROBE_TEXTS, self.plan.max_length
-        ).tolist()
-        model = self.recipe.model
-        info = adapters.AdapterInfo(
-            model=model.name,
-            revision=model.revision,
-            model_sha256=self.model_sha256,
-            classes=self.plan.classes,
-            max_length=self.plan.max_length,
-            precision=self.encoder.precision,
-            trainable=self.plan.trainable,
-            probe=tuple(zip(adapters.PROBE_TEXTS, map(tuple, probe), strict=True)),
-        )
-        adapters.write_adapter(self.files.adapter, self.encoder, tokenizer, info)
-
-    def evaluate(
-        self, splits: Splits, texts_by_name: Mapping[str, Tokens], outcome: Outcome
-    ) -> None:
-        """Scores and predicts every set but the training rows with the best adapter."""
-        self.outcome, self.error = outcome, outcome.failure
-        if self.error is not None:
-            return
-        with _timed(self.seconds, "evaluation"):
-            self.encoder.load_state(adapters.read_tensors(self.files.adapter))
-            for name, texts in splits.named().items():
-                if name != "train":
-                    self.scores[name] = self._predict(name, texts, texts_by_name[name])
-
-    def _predict(self, name: str, texts: Corpus, tokens: Tokens) -> dict[str, Any]:
-        """Predicts a set, writes the predictions, and scores them where there are labels."""
-        classes, batch = self.plan.classes, self.recipe.evaluation_batch
-        logits_BC = predict.packed_logits(self.encoder, tokens, batch, f"scoring {name}")
-        predictions = predict.from_logits(classes, logits_BC)
-        labels = None if name == "unlabelled" else sources.labels_of(texts)
-        predict.write_predictions(predictions, self.files.predictions / f"{name}.parquet", labels)
-        if labels is None:
-            predict.write_submission(predictions, self.files.submission)
-            return {"distribution": predictions.distribution()}
-        return {
-            **results.scores_record(metrics.score(logits_BC, labels), classes),
-            "confident_errors": results.confident_errors(predictions, labels, texts.texts),
-        }
-
-    def write_results(self, found: Mapping[str, Any]) -> None:
-        """Writes curves, report, the model card with its figures, and last the results."""
-        content: dict[str, Any] = {
-            "schema": runs.RESULTS_SCHEMA,
-            "name": self.recipe.name,
-            "seed": self.recipe.seed,
-            "classes": list(self.plan.classes),
-            "recipe": self.recipe.model_dump(mode="json"),
-            "plan": self.plan.to_json(),
-            "epochs": self.files.read_epochs(),
-            "parameters": self.plan.trainable,
-            "model": {"name": self.recipe.model.name, "sha256": self.model_sha256},
-            "versions": runs.versions(),
-            **{name: self.scores.get(name) for name in ("validation", "test", "unlabelled")},
-            "verification": {"largest_difference": self.difference},
-            **found,
-        }
-        draw_curves([Curve(self.recipe.name, [content["epochs"]])], self.files.path / "curves")
-        write_run_report(content, self.files.report)
-        info = adapters.read_info(self.files.adapter)
-        card = adapters.model_card(info, results.headline(content))
-        write_text(self.files.adapter / "README.md", card)
-        write_json(self.files.results, content)
-
-
-def _verify(finished: Sequence[_Run], checkpoint: Path) -> None:
-    """Loads adapters in a fresh process, offline, and compares their logits."""
-    if not finished:
-        return
-    command = [
-        *(sys.executable, "-m", "budgerigar", "verify"),
-        *(str(run.files.adapter) for run in finished),
-        *("--model", str(checkpoint), "--json"),
-    ]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        check=False,
-    )
-    said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-    try:
-        found = json.loads(done.stdout)["adapters"]
-    except (ValueError, KeyError):
-        found = [{"error": said[-1]}] * len(finished)
-    for run, one in zip(finished, found, strict=True):
-        if one["error"]:
-            run.error = AdapterError(
-                f"the adapter in {run.files.adapter} does not hold in a fresh process",
-                why=one["error"],
-                remedy="its predictions cannot be trusted; please report this with the recipe",
-            )
-        else:
-            run.difference = float(one["largest_difference"])
-
-
-@contextlib.contextmanager
-def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Notes how long a stage took."""
-    start = time.monotonic()
-    yield
-    seconds[name] = round(time.monotonic() - start, 3)
+        return timed(self.seconds, name)
 
 
 def _cut_notes(packed: Mapping[str, PackedTexts], max_length: int) -> list[str]:

@@ -107,7 +107,6 @@ def shift_section(
     generator = np.random.default_rng(seed)
     sampled = shift.sample(len(train.texts), generator)
     train_texts = [train.texts[row] for row in sampled.tolist()]
-    groups = {"like": np.flatnonzero(~found.unlike_B), "unlike": np.flatnonzero(found.unlike_B)}
     content = {
         "test": {
             "method": "classifier two-sample test (Lopez-Paz and Oquab 2017, arXiv:1610.06545)",
@@ -128,11 +127,25 @@ def shift_section(
         "most_unlike": _most_unlike(found, other.texts),
         "differences": populations.differences(train_texts, other.texts, found.unlike_B),
     }
-    findings = _about_shift(found, other.texts)
-    if predicted is not None:
-        content |= _expected(predicted, groups, generator)
-        findings += _about_accuracy(content["expected_accuracy"])
-    return Section(found, findings, content)
+    section = Section(found, _about_shift(found, other.texts), content)
+    return section if predicted is None else with_expected_accuracy(section, predicted, seed)
+
+
+def with_expected_accuracy(section: Section, predicted: Predicted, seed: int = 0) -> Section:
+    """A section with what a classifier's accuracy on the unlabelled texts may be.
+
+    Args:
+        section: of the same unlabelled texts.
+        predicted: logits of validation texts with labels, and of the unlabelled ones in order.
+        seed: of everything that is drawn.
+    """
+    if section.shift is None:
+        return section
+    unlike_B = section.shift.unlike_B
+    groups = {"like": np.flatnonzero(~unlike_B), "unlike": np.flatnonzero(unlike_B)}
+    found = _expected(predicted, groups, np.random.default_rng(seed))
+    findings = [*section.findings, *_about_accuracy(found["expected_accuracy"])]
+    return Section(section.shift, findings, {**section.content, **found})
 
 
 def verdict(found: Shift) -> str:

@@ -1,0 +1,287 @@
+"""One run of a cohort: the stages that are its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from budgerigar import adapters, assembly, predict, recipe_text, results, runs, sources
+from budgerigar.console import note
+from budgerigar.data.corpus import Corpus
+from budgerigar.errors import AdapterError, BudgetError, BudgieError, RunError
+from budgerigar.evaluation import metrics
+from budgerigar.files import read_json, write_json, write_text
+from budgerigar.planning import Plan
+from budgerigar.reports.figures import Curve, draw_curves
+from budgerigar.reports.run import write_run_report
+from budgerigar.runs import RunFolder
+from budgerigar.sources import Splits
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from budgerigar.audit.section import Section
+    from budgerigar.encoder.interface import Encoder, Tokens
+    from budgerigar.training.loop import EpochRecord, Outcome, Trainee, Validation
+
+GivesUp = Callable[[RunFolder, "EpochRecord"], bool]
+"""Whether a run ends after an epoch, before its time."""
+
+
+def never(files: RunFolder, record: EpochRecord) -> bool:
+    """Lets every run end in its own time."""
+    return False
+
+
+class RunStages:
+    """One run of a cohort: what is its own.
+
+    Attributes:
+        error: why it failed, None while it has not.
+        scores: what `results.json` will say of each set of texts.
+        difference: the largest of a logit, found in a fresh process.
+        seconds: of its own stages.
+    """
+
+    encoder: Encoder
+    model_sha256: str
+    outcome: Outcome
+
+    def __init__(self, files: RunFolder, plan: Plan, cohort: int, gives_up: GivesUp) -> None:
+        self.files, self.plan, self.recipe = files, plan, plan.recipe
+        self.gives_up = gives_up
+        self.is_alone = cohort == 1
+        self.error: BudgieError | None = None
+        self.scores: dict[str, Any] = {}
+        self.difference = 0.0
+        self.seconds: dict[str, float] = {}
+
+    def take_up(self, encoder: Encoder, model_sha256: str) -> None:
+        """Checks a fresh encoder against the plan; starts it from the recipe's adapter, if any."""
+        self.encoder, self.model_sha256 = encoder, model_sha256
+        found = sum(one.tensor.numel() for one in encoder.trainables())
+        if found != self.plan.trainable["total"]:
+            raise BudgetError(
+                f"{found:,} parameters require gradients, the plan counted "
+                f"{self.plan.trainable['total']:,}",
+                remedy="this is a fault of budgerigar: please report the model and the recipe",
+            )
+        if self.recipe.adapter.start is not None:
+            start = Path(self.recipe.adapter.start)
+            if adapters.read_info(start).model_sha256 != model_sha256:
+                raise AdapterError(
+                    f"adapter {start} belongs to another base than {self.recipe.model.name}",
+                    why="the SHA-256 of the weights differs from the one in budgerigar.json",
+                    remedy="start from an adapter of this base",
+                )
+            encoder.load_state(adapters.read_tensors(start))
+
+    def begin(self, splits: Splits) -> None:
+        """Writes the recipe and the plan, or checks that the data are still those of the plan."""
+        fingerprints = {name: texts.fingerprint for name, texts in splits.named().items()}
+        if self.files.is_empty():
+            write_json(self.files.plan, {**self.plan.to_json(), "fingerprints": fingerprints})
+            write_text(self.files.recipe, recipe_text.to_yaml(self.recipe))
+        elif read_json(self.files.plan)["fingerprints"] != fingerprints:
+            raise RunError(
+                f"the texts of {self.files.path} have changed since the run began",
+                remedy="put the files back, or begin a new run",
+            )
+
+    def trainee(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        labels: np.ndarray,
+        validation: Tokens,
+        truth: np.ndarray,
+    ) -> Trainee:
+        """What the loop trains: the encoder with its optimizer, numbers and surroundings."""
+        from budgerigar.training import loop
+
+        def validate(dry: bool) -> Validation:
+            batch = self.recipe.evaluation_batch
+            logits_BC = predict.packed_logits(
+                self.encoder, validation, batch, "validating", batch if dry else None
+            )
+            scores = metrics.score(logits_BC, truth[: len(logits_BC)])
+            return loop.Validation(scores.loss, scores.accuracy, scores.macro_f1)
+
+        weights = assembly.class_weights(self.recipe, labels, len(self.plan.classes))
+        return loop.Trainee(
+            encoder=self.encoder,
+            optimizer=assembly.optimizer_of(self.plan, self.encoder),
+            settings=assembly.loop_settings(self.recipe, weights),
+            around=loop.Surroundings(
+                validate=validate,
+                log_step=lambda record: self.files.log_step(asdict(record)),
+                log_epoch=self._log_epoch,
+                keep_best=lambda: self._keep(tokenizer),
+                checkpoints=self.files.checkpoints,
+                gives_up=lambda record: self.gives_up(self.files, record),
+            ),
+        )
+
+    def _log_epoch(self, record: EpochRecord) -> None:
+        self.files.log_epoch(asdict(record))
+        name = "" if self.is_alone else f"{self.files.path.name}, "
+        note(
+            f"{name}epoch {record.epoch}: training loss {record.training_loss:.4f}, validation "
+            f"loss {record.validation_loss:.4f}, accuracy {record.validation_accuracy:.2%}"
+            + (", best so far" if record.best else "")
+        )
+
+    def _keep(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        probe = predict.logits_of(
+            self.encoder, tokenizer, adapters.PROBE_TEXTS, self.plan.max_length
+        ).tolist()
+        model = self.recipe.model
+        info = adapters.AdapterInfo(
+            model=model.name,
+            revision=model.revision,
+            model_sha256=self.model_sha256,
+            classes=self.plan.classes,
+            max_length=self.plan.max_length,
+            precision=self.encoder.precision,
+            trainable=self.plan.trainable,
+            probe=tuple(zip(adapters.PROBE_TEXTS, map(tuple, probe), strict=True)),
+        )
+        adapters.write_adapter(self.files.adapter, self.encoder, tokenizer, info)
+
+    def evaluate(
+        self,
+        splits: Splits,
+        texts_by_name: Mapping[str, Tokens],
+        outcome: Outcome,
+        unlabelled: Section | None,
+    ) -> None:
+        """Scores and predicts every set but the training rows with the best adapter."""
+        self.outcome, self.error = outcome, outcome.failure
+        if self.error is not None:
+            return
+        with timed(self.seconds, "evaluation"):
+            self.encoder.load_state(adapters.read_tensors(self.files.adapter))
+            logits = {
+                name: predict.packed_logits(
+                    self.encoder,
+                    texts_by_name[name],
+                    self.recipe.evaluation_batch,
+                    f"scoring {name}",
+                )
+                for name in splits.named()
+                if name != "train"
+            }
+            for name, texts in splits.named().items():
+                if name == "unlabelled":
+                    self.scores[name] = self._submit(logits[name])
+                elif name != "train":
+                    self.scores[name] = self._score(name, texts, logits[name])
+            if unlabelled is not None:
+                truth = sources.labels_of(splits.validation)
+                self.scores["unlabelled"]["shift"] = self._shift(logits, truth, unlabelled)
+
+    def _score(self, name: str, texts: Corpus, logits_BC: np.ndarray) -> dict[str, Any]:
+        """Writes a labelled set's predictions; gives its scores."""
+        classes, labels = self.plan.classes, sources.labels_of(texts)
+        predictions = predict.from_logits(classes, logits_BC)
+        predict.write_predictions(predictions, self.files.predictions / f"{name}.parquet", labels)
+        return {
+            **results.scores_record(metrics.score(logits_BC, labels), classes),
+            "confident_errors": results.confident_errors(predictions, labels, texts.texts),
+        }
+
+    def _submit(self, logits_BC: np.ndarray) -> dict[str, Any]:
+        """Writes predictions and submission of the unlabelled texts; counts their classes."""
+        predictions = predict.from_logits(self.plan.classes, logits_BC)
+        predict.write_predictions(predictions, self.files.predictions / "unlabelled.parquet")
+        predict.write_submission(predictions, self.files.submission)
+        return {"distribution": predictions.distribution()}
+
+    def _shift(
+        self, logits: Mapping[str, np.ndarray], truth: np.ndarray, unlabelled: Section
+    ) -> dict[str, Any]:
+        """How the unlabelled texts differ, and the accuracy to expect of this run on them."""
+        from budgerigar.audit.head import Predicted
+        from budgerigar.audit.section import with_expected_accuracy
+
+        predicted = Predicted(
+            classes=self.plan.classes,
+            validation_BC=logits["validation"],
+            labels_B=truth,
+            unlabelled_BC=logits["unlabelled"],
+            by="this run",
+        )
+        return with_expected_accuracy(unlabelled, predicted, self.recipe.split_seed).content
+
+    def write_results(self, found: Mapping[str, Any]) -> None:
+        """Writes curves, report, the model card with its figures, and last the results."""
+        content: dict[str, Any] = {
+            "schema": runs.RESULTS_SCHEMA,
+            "name": self.recipe.name,
+            "seed": self.recipe.seed,
+            "classes": list(self.plan.classes),
+            "recipe": self.recipe.model_dump(mode="json"),
+            "plan": self.plan.to_json(),
+            "epochs": self.files.read_epochs(),
+            "parameters": self.plan.trainable,
+            "model": {"name": self.recipe.model.name, "sha256": self.model_sha256},
+            "versions": runs.versions(),
+            **{name: self.scores.get(name) for name in ("validation", "test", "unlabelled")},
+            "verification": {"largest_difference": self.difference},
+            **found,
+        }
+        draw_curves([Curve(self.recipe.name, [content["epochs"]])], self.files.path / "curves")
+        write_run_report(content, self.files.report)
+        info = adapters.read_info(self.files.adapter)
+        card = adapters.model_card(info, results.headline(content))
+        write_text(self.files.adapter / "README.md", card)
+        write_json(self.files.results, content)
+
+
+def verify(finished: Sequence[RunStages], checkpoint: Path) -> None:
+    """Loads adapters in a fresh process, offline, and compares their logits."""
+    if not finished:
+        return
+    command = [
+        *(sys.executable, "-m", "budgerigar", "verify"),
+        *(str(run.files.adapter) for run in finished),
+        *("--model", str(checkpoint), "--json"),
+    ]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        check=False,
+    )
+    said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+    try:
+        found = json.loads(done.stdout)["adapters"]
+    except (ValueError, KeyError):
+        found = [{"error": said[-1]}] * len(finished)
+    for run, one in zip(finished, found, strict=True):
+        if one["error"]:
+            run.error = AdapterError(
+                f"the adapter in {run.files.adapter} does not hold in a fresh process",
+                why=one["error"],
+                remedy="its predictions cannot be trusted; please report this with the recipe",
+            )
+        else:
+            run.difference = float(one["largest_difference"])
+
+
+@contextlib.contextmanager
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Notes how long a stage took."""
+    start = time.monotonic()
+    yield
+    seconds[name] = round(time.monotonic() - start, 3)
