@@ -122,7 +122,9 @@ def detect(
     labels_N = np.repeat([0, 1], [first, len(other)])
     scores_WN = _scores(views, labels_N, folds_N, fitted_N)
     summed_N = scores_WN.sum(axis=0)
-    test = two_sample_test(summed_N[fitted_N], labels_N[fitted_N] == 1, folds_N[fitted_N])
+    test = two_sample_test(
+        summed_N[fitted_N], labels_N[fitted_N] == 1, folds_N[fitted_N], cross_validated=True
+    )
     mixture = separate(summed_N[:first], summed_N[first:])
     rounds = 0
     while test.p_value < LEVEL and rounds < ROUNDS:

@@ -26,7 +26,9 @@ class TwoSamples:
     p_value: float
 
 
-def two_sample_test(scores_B: np.ndarray, second_B: np.ndarray, folds_B: np.ndarray) -> TwoSamples:
+def two_sample_test(
+    scores_B: np.ndarray, second_B: np.ndarray, folds_B: np.ndarray, *, cross_validated: bool
+) -> TwoSamples:
     """Compares scores within each fold and adds the folds up.
 
     The p value is the Mann-Whitney test's (normal approximation with ties, stratified as in
@@ -37,6 +39,10 @@ def two_sample_test(scores_B: np.ndarray, second_B: np.ndarray, folds_B: np.ndar
         scores_B: scored out of sample; comparable within a fold only.
         second_B: which belong to the second sample.
         folds_B: the fold that scored each.
+        cross_validated: whether each fold was scored by what was fitted to the others. Chance
+            that two folds share then counts twice, once with either as the judge, and not as
+            two draws: for a linear score that doubles the variance of the sum without a
+            difference (a sum over ordered pairs of folds has each pair twice).
     """
     total = area = spread = chance = 0.0
     for fold in np.unique(folds_B):
@@ -59,8 +65,9 @@ def two_sample_test(scores_B: np.ndarray, second_B: np.ndarray, folds_B: np.ndar
         chance += pairs * (every + 1 - tied) / 12
     if not total:
         return TwoSamples(0.5, Interval(0.0, 1.0), 1.0)
-    auc, deviation = area / total, np.sqrt(spread) / total
+    twice = np.sqrt(2.0) if cross_validated else 1.0
+    auc, deviation = area / total, twice * np.sqrt(spread) / total
     low, high = np.clip([auc - 1.96 * deviation, auc + 1.96 * deviation], 0.0, 1.0)
-    by_chance = np.sqrt(chance) / total
+    by_chance = twice * np.sqrt(chance) / total
     p_value = float(norm.sf((auc - 0.5) / by_chance)) if by_chance else 1.0
     return TwoSamples(float(auc), Interval(float(low), float(high)), p_value)
