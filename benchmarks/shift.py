@@ -124,8 +124,9 @@ def _false_alarms(train: Texts, halves: int) -> None:
     print(
         f"\n{halves} pairs of 500 rows: p below 0.05 in {np.sum(p_values < 0.05)}, below 0.01 "
         f"in {np.sum(p_values < 0.01)}; mean p {p_values.mean():.2f}; Kolmogorov-Smirnov against "
-        f"uniform p = {uniform:.2g}; groups declared in "
-        f"{sum(one.kinds != 'none' for one in found)}; lowest p {p_values.min():.4f}"
+        f"uniform p = {uniform:.2g}; a shift shown in "
+        f"{sum(one.shown for one in found)}, unlike texts named in "
+        f"{sum(bool(one.unlike_B.any()) for one in found)}; lowest p {p_values.min():.4f}"
     )
 
 

@@ -30,7 +30,7 @@ LARGEST_SAMPLE = 8_000
 """Texts of either file that classifiers are fitted to; all of OTHER are scored."""
 FEWEST = 10
 """Texts of a file, below which nothing can be said."""
-LEVEL = 0.001
+LEVEL = 0.01
 """A p value below which there is a shift."""
 SMALLEST_GROUP = 0.02
 """Share of OTHER that is a group of its own at least."""
