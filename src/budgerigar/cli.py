@@ -14,7 +14,6 @@ import typer
 
 from budgerigar import __version__, console
 from budgerigar.errors import BudgieError, DataError, Interrupted, RunError
-from budgerigar.recipe import SEEDS
 
 if TYPE_CHECKING:
     from budgerigar.encoder.prefix import Entry
@@ -120,7 +119,9 @@ def compare(
         list[str] | None,
         typer.Argument(metavar="RECIPE...", help="Shipped recipes or files, two or more."),
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Runs of each recipe, with seeds from 1.")] = SEEDS,
+    seeds: Annotated[
+        int | None, typer.Option(help="Runs of each recipe, with seeds from 1.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The comparison's folder; runs/compare where not given.")
     ] = None,

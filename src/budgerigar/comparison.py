@@ -23,7 +23,7 @@ from budgerigar.errors import BudgieError, RecipeError, RunError
 from budgerigar.evaluation import metrics, verdicts
 from budgerigar.files import read_json, write_json
 from budgerigar.planning import Plan
-from budgerigar.recipe import Recipe
+from budgerigar.recipe import SEEDS, Recipe
 from budgerigar.reports.comparison import curves_of, write_comparison_report
 from budgerigar.reports.figures import draw_curves
 from budgerigar.runs import RunFolder
@@ -33,6 +33,10 @@ SCHEMA = 1
 """Version of `runs.json` and `comparison.json`."""
 SHOWN_TEXTS = 12
 """Texts on which the recipes' runs disagree most, that are kept with what each said."""
+
+
+OF_EVERY_TEXT = ("groups", "probability_unlike")
+"""Parts of a run's shift section that have an entry for each text."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +82,21 @@ class Comparison:
                 remedy="budgie compare --resume goes on with an unfinished comparison",
             )
         self.results: dict[str, Any] = read_json(self._files.results)
-        if self.results.get("schema") != SCHEMA:
+        schema = self.results.get("schema") if isinstance(self.results, dict) else None
+        if schema != SCHEMA:
             raise RunError(
-                f"{self._files.results} has schema {self.results.get('schema')}",
+                f"{self._files.results} has schema {schema}",
                 why=f"this version reads schema {SCHEMA}",
                 remedy="use the version of budgerigar that wrote it",
             )
+        try:
+            self.table(), self.words
+        except (LookupError, TypeError, ValueError) as error:
+            raise RunError(
+                f"{self._files.results} is not what a finished comparison left",
+                why=f"{type(error).__name__}: {error}",
+                remedy="budgie compare --resume draws it up again",
+            ) from error
 
     @property
     def words(self) -> list[str]:
@@ -119,7 +132,7 @@ class Comparison:
 
 def compare(
     recipes: Sequence[str | Path | Recipe],
-    seeds: int,
+    seeds: int | None = None,
     out: str | Path | None = None,
     *,
     first_seed: int = 1,
@@ -134,7 +147,7 @@ def compare(
 
     Args:
         recipes: recipes, shipped ones' names or YAML files; each with a name of its own.
-        seeds: how many.
+        seeds: how many; `recipe.SEEDS` where empty.
         out: the comparison's folder; `runs/compare` under the current one where empty.
         first_seed: the seeds are counted from here.
         track: another tool that gets every run's records at the end, under the folder.
@@ -147,6 +160,7 @@ def compare(
     files = ComparisonFolder(Path(out) if out else Path("runs") / "compare")
     resolved = [sources.absolute(recipe_text.resolve(one, overrides)) for one in recipes]
     _require_comparable(resolved)
+    seeds = SEEDS if seeds is None else seeds
     if seeds < 1:
         raise RunError(f"{seeds} seeds were asked for", remedy="ask for one or more")
     if files.runs.exists():
@@ -370,6 +384,11 @@ def _run_record(folder: RunFolder, plan: Plan, error: BudgieError | None) -> dic
             *("data", "model", "hardware"),
         )
         record.update({name: results[name] for name in kept})
+        if record["unlabelled"]:
+            # What is said of every single text stays in the run's own results.
+            shift = record["unlabelled"]["shift"]
+            few = {name: value for name, value in shift.items() if name not in OF_EVERY_TEXT}
+            record["unlabelled"] = {**record["unlabelled"], "shift": few}
     return record
 
 
