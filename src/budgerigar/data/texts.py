@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import tempfile
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, overload
@@ -88,9 +89,10 @@ def load_texts(
     wanted = text_columns + ([label_column] if label_column is not None else [])
     # What fails while reading is told by the table, so this is the temporary file.
     try:
-        with tempfile.NamedTemporaryFile(prefix="budgie-", suffix=".arrow") as file:
+        # A file without a name leaves nothing behind when the process is killed.
+        with tempfile.TemporaryFile() as file:
             schema = pa.schema({"text": pa.large_string()})
-            with pa.ipc.new_file(file.name, schema) as writer:
+            with pa.ipc.new_file(file, schema) as writer:
                 for whole in table.read(wanted):
                     for first in range(0, whole.num_rows, ROWS):
                         batch = whole.slice(first, ROWS)
@@ -101,8 +103,9 @@ def load_texts(
                             labels = batch.column(batch.schema.names.index(label_column))
                             builder.add(as_label(source, labels, rows_before))
             checks.finish()
-            # The mapping keeps the file's blocks alive after its name is gone.
-            mapped = pa.ipc.open_file(pa.memory_map(file.name)).read_all()
+            file.flush()
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            mapped = pa.ipc.open_file(pa.py_buffer(content)).read_all()
     except OSError as error:
         raise DataError(
             f"the texts of {source} cannot be kept in {tempfile.gettempdir()}",
