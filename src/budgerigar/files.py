@@ -112,7 +112,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RunError(f"{path} is missing", remedy="check the folder's name") from error
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise RunError(f"{path} cannot be read", why=str(error)) from error
 
 
@@ -126,12 +126,33 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a JSON-lines log; a last line cut short by a crash is left out."""
+    """The whole lines of a JSON-lines log; a last line cut short by a crash is left out.
+
+    Raises:
+        RunError: when a line before the last is no JSON object.
+    """
     if not path.exists():
         return []
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
-    return [json.loads(line) for line in whole.splitlines()]
+    records = []
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict):
+                raise ValueError("it is no JSON object")
+            _line(record).encode()  # It could not be written again.
+        except (ValueError, RecursionError) as error:
+            raise damaged_log(path, f"line {number:,}: {error}") from error
+        records.append(record)
+    return records
+
+
+def damaged_log(path: Path, why: str) -> RunError:
+    """The one way to say that a log is not what was written to it."""
+    return RunError(
+        f"{path} is damaged", why=why, remedy="put a copy of the file back, or begin a new run"
+    )
 
 
 def write_lines(path: Path, records: Sequence[Mapping[str, Any]]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from budgerigar.errors import RunError
-from budgerigar.files import append_line, read_json, read_lines, write_lines
+from budgerigar.files import append_line, damaged_log, read_json, read_lines, write_lines
 
 RESULTS_SCHEMA = 1
 """Version of `results.json`; grows when a reader of the old one would be wrong."""
@@ -119,9 +119,10 @@ class RunFolder:
                 remedy="name a run's folder; budgie train --resume goes on with an unfinished one",
             )
         results: dict[str, Any] = read_json(self.results)
-        if results.get("schema") != RESULTS_SCHEMA:
+        schema = results.get("schema") if isinstance(results, dict) else None
+        if schema != RESULTS_SCHEMA:
             raise RunError(
-                f"{self.results} has schema {results.get('schema')}",
+                f"{self.results} has schema {schema}",
                 why=f"this version reads schema {RESULTS_SCHEMA}",
                 remedy="use the version of budgerigar that wrote it",
             )
@@ -152,4 +153,7 @@ def versions() -> dict[str, str]:
 
 
 def _keep(log: Path, key: str, limit: int) -> None:
-    write_lines(log, [record for record in read_lines(log) if record[key] <= limit])
+    records = read_lines(log)
+    if odd := [place for place, one in enumerate(records, 1) if type(one.get(key)) is not int]:
+        raise damaged_log(log, f"line {odd[0]:,} has no {key}")
+    write_lines(log, [record for record in records if record[key] <= limit])

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from budgerigar.console import Progress
+from budgerigar.errors import RunError
 from budgerigar.files import append_line, read_lines, write_lines
 
 DATA, CHUNKS = "rows.bin", "chunks.jsonl"
@@ -114,5 +115,5 @@ def map_rows(path: Path, layout: Layout) -> np.ndarray:
 def _logged_sums(log: Path) -> list[int]:
     try:
         return [int(line["sum"]) for line in read_lines(log)]
-    except (ValueError, KeyError, TypeError):
+    except (RunError, ValueError, KeyError, TypeError):
         return []

@@ -1,12 +1,14 @@
 """Saves the state of a run, finds the newest whole one again.
 
 A checkpoint is two files: `step-N.safetensors` with every tensor, and
-`step-N.json`, written after it, with the numbers and the tensors' SHA-256. One that
-was cut short or has flipped bits does not match its hash, and the one before is used.
+`step-N.json`, written after it, with the numbers, the tensors' SHA-256 and one of its own
+content. One that was cut short or has flipped bits does not match its hashes, and the one before
+is used.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +24,8 @@ from budgerigar.errors import RunError
 from budgerigar.files import sha256_of_file, whole_file, write_json
 
 KEPT = 2
-FORMAT = 2
+OWN_HASH = "sha256_of_the_rest"
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def save(
         "optimizer": scalars,
         "scaler": scaler.state_dict(),
     }
-    write_json(path.with_suffix(".json"), numbers)
+    write_json(path.with_suffix(".json"), {**numbers, OWN_HASH: _hash_of(numbers)})
     for old in sorted(folder.glob("step-*.json"))[:-KEPT]:
         old.unlink()
         old.with_suffix(".safetensors").unlink(missing_ok=True)
@@ -181,10 +184,20 @@ def _whole(folder: Path) -> Iterator[Loaded]:
     """The checkpoints that are whole, newest first."""
     for path in sorted(folder.glob("step-*.json"), reverse=True):
         try:
-            numbers = json.loads(path.read_text(encoding="utf-8"))
+            numbers = dict(json.loads(path.read_text(encoding="utf-8")))
             tensors_path = path.with_suffix(".safetensors")
-            if numbers["format"] != FORMAT or sha256_of_file(tensors_path) != numbers["sha256"]:
+            own = numbers.pop(OWN_HASH)
+            if (
+                numbers["format"] != FORMAT
+                or _hash_of(numbers) != own
+                or sha256_of_file(tensors_path) != numbers["sha256"]
+            ):
                 raise ValueError("its content does not match its hash")
             yield Loaded(Position(**numbers["position"]), numbers, load_file(tensors_path))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             warn(f"checkpoint {path.stem} is damaged ({error}); using the one before it")
+
+
+def _hash_of(numbers: dict[str, Any]) -> str:
+    """Hex SHA-256 of a checkpoint's numbers."""
+    return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
