@@ -11,7 +11,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from budgerigar.errors import AdapterError
 from budgerigar.files import whole_folder, write_json
@@ -47,12 +49,15 @@ class AdapterInfo:
         probe: texts with their logits.
     """
 
+    # Read from folders that others may have written: pydantic holds them to it.
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+
     model: str
     revision: str | None
     model_sha256: str
-    classes: tuple[str, ...]
-    max_length: int
-    precision: str
+    classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    max_length: Annotated[int, Field(ge=1)]
+    precision: Annotated[str, Field(pattern="^(float32|bfloat16|float16)$")]
     trainable: dict[str, int]
     probe: tuple[tuple[str, tuple[float, ...]], ...]
 
@@ -124,16 +129,24 @@ def read_info(folder: Path) -> AdapterInfo:
                 remedy="name the adapter/ folder of a run, with all of its files",
             )
     try:
-        content: dict[str, Any] = json.loads((folder / METADATA).read_text(encoding="utf-8"))
-        if content.pop("schema") != SCHEMA:
+        content = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or content.pop("schema", None) != SCHEMA:
             raise ValueError("it was written by another version of budgerigar")
-        content["classes"] = tuple(content["classes"])
-        content["probe"] = tuple((text, tuple(row)) for text, row in content["probe"])
-        return AdapterInfo(**content)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AdapterError(
-            f"{folder / METADATA} cannot be used", why=str(error), remedy="train the adapter again"
-        ) from error
+        # Strict JSON: a number is no text, and nothing is unknown.
+        info = TypeAdapter(AdapterInfo).validate_json(json.dumps(content), strict=True)
+        if not info.probe or {len(row) for _, row in info.probe} != {len(info.classes)}:
+            raise ValueError("its probe does not have a logit for each class")
+    except ValidationError as error:
+        fault = error.errors()[0]
+        why = f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+        raise _unusable(folder / METADATA, why) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unusable(folder / METADATA, str(error)) from error
+    return info
+
+
+def _unusable(path: Path, why: str) -> AdapterError:
+    return AdapterError(f"{path} cannot be used", why=why, remedy="train the adapter again")
 
 
 def model_card(info: AdapterInfo, results: Sequence[str]) -> str:

@@ -129,6 +129,8 @@ def read_files(folder: Path) -> Stored:
         raise _damaged(folder, f"{CONFIGURATION}: {_one_line(error)}") from error
     if config.peft_type is None:
         raise _damaged(folder, f"{CONFIGURATION} says no peft_type")
+    if config.peft_type == PeftType.XLORA:
+        raise _damaged(folder, "an adapter of kind XLORA reads adapters of other folders")
     try:
         if (folder / TENSORS).is_file():
             tensors: dict[str, torch.Tensor] = load_file(folder / TENSORS)
@@ -185,7 +187,10 @@ def interpret(
                 remedy="use the model and the number of classes that it was trained with",
             )
     head = {name: rest[name].float() for name in head_shapes}
-    return ReadAdapter(updates, head, config_to_json(config))
+    try:
+        return ReadAdapter(updates, head, config_to_json(config))
+    except (TypeError, ValueError) as error:
+        raise _damaged(stored.folder, f"{CONFIGURATION}: {_one_line(error)}") from error
 
 
 def _read_update(

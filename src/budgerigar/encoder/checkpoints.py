@@ -40,7 +40,7 @@ class Checkpoint:
         """
         try:
             config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ModelError(
                 f"model {self.name} has no readable config.json",
                 why=str(error),

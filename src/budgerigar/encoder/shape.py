@@ -174,7 +174,7 @@ def classifier_config(
 
     checkpoint.config()
     try:
-        config = AutoConfig.from_pretrained(checkpoint.folder)
+        config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
         # Not as an argument: transformers would warn of a checkpoint with other classes.
         config.num_labels = classes
     except (ValueError, KeyError, TypeError) as error:
