@@ -28,7 +28,9 @@ class BudgieError(Exception):
         self.what, self.why, self.remedy = what, why, remedy
         sentences = [what if not why else f"{what}: {why}", _sentence(remedy)]
         super().__init__(
-            " ".join(s if s.endswith("?") else f"{s.rstrip('.')}." for s in sentences if s)
+            _printable(
+                " ".join(s if s.endswith("?") else f"{s.rstrip('.')}." for s in sentences if s)
+            )
         )
 
 
@@ -92,6 +94,14 @@ def _sentence(remedy: str) -> str:
     first, _, _ = remedy.partition(" ")
     is_word = first.rstrip(",:;").isalpha() and first not in COMMANDS
     return remedy[:1].upper() + remedy[1:] if is_word else remedy
+
+
+def _printable(text: str) -> str:
+    """One line, in which no name out of a file can steer a terminal."""
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode()
+        for one in " ".join(text.split())
+    )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

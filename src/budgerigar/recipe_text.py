@@ -126,7 +126,7 @@ def read_space(path: Path, overrides: Mapping[str, Any]) -> Space:
     try:
         return Space.model_validate(tree)
     except ValidationError as error:
-        faults = [_fault(dict(item), tree) for item in error.errors()]
+        faults = [_fault(dict(item), tree, Space) for item in error.errors()]
         raise RecipeError(str(path), faults) from error
 
 
@@ -216,11 +216,15 @@ def _set(tree: dict[str, Any], path: str, value: Any) -> None:
         place[last] = value
 
 
-def _fault(item: dict[str, Any], tree: Mapping[str, Any]) -> str:
-    steps = [step for step in item["loc"] if not _is_union_tag(step, item["loc"])]
+def _fault(item: dict[str, Any], tree: Mapping[str, Any], root: Any = Recipe) -> str:
+    inner, last = item["loc"][:-1], item["loc"][-1:]
+    # A field that nobody knows may be called like a branch of a union.
+    may_be_tags = inner if item["type"] == "extra_forbidden" else (*inner, *last)
+    steps = [step for step in may_be_tags if not _is_union_tag(step, item["loc"])]
+    steps += last if item["type"] == "extra_forbidden" else ()
     path = "".join(f"[{s}]" if isinstance(s, int) else f".{s}" for s in steps).lstrip(".")
     if item["type"] == "extra_forbidden":
-        known = _fields_at(steps[:-1], tree)
+        known = _fields_at(steps[:-1], tree, root)
         return f"{path}: unknown field{nearest(str(steps[-1]), known)}"
     if item["type"] == "union_tag_invalid":
         name = str(item["ctx"]["tag"])
@@ -245,14 +249,16 @@ def _is_union_tag(step: Any, loc: tuple[Any, ...]) -> bool:
     return "[" in step or step in ("str", "float", "constrained-str")
 
 
-def _fields_at(steps: Iterable[Any], tree: Mapping[str, Any]) -> list[str]:
-    """The field names of the part at a path."""
-    part: Any = Recipe
+def _fields_at(steps: Iterable[Any], tree: Mapping[str, Any], root: Any) -> list[str]:
+    """The field names of the part at a path; none where names are free."""
+    part = root
     for step in steps:
         if step == "optimizer":
             part = OPTIMIZERS[str(tree["optimizer"].get("name", "adamw"))]
         elif isinstance(step, int):
             part = LayerRate
+        elif step not in getattr(part, "model_fields", ()):
+            return []
         else:
             part = part.model_fields[step].annotation
-    return list(part.model_fields)
+    return list(getattr(part, "model_fields", ()))

@@ -149,6 +149,12 @@ class LabelDecoder:
             return tuple(self._values)
         first, last = min(self._numbers.values()), max(self._numbers.values())
         base = label_base if label_base is not None else min(max(first, 0), 1)
+        if last < base:
+            raise DataError(
+                f"{self._source}: every label is below {base}, where integers begin "
+                f"({self._rows(self._values[0])})",
+                remedy="check the labels and data.label_base, or name the classes in data.classes",
+            )
         if last - base >= max(MOST_CLASSES, len(self._written.codes)):
             largest = next(value for value in self._values if self._numbers[value] == last)
             raise DataError(

@@ -6,7 +6,7 @@ The file's `log_history` holds records of training (`loss`) and of evaluation (`
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ def _records(file: Path) -> list[dict[str, Any]]:
         ):
             raise _not_a_record(file, place, logged)
         # Trainer logs a loss that is no number; there is nowhere to draw it.
-        if all(math.isfinite(value) for value in record.values()):
+        if all(abs(value) <= sys.float_info.max for value in record.values()):
             best = state.get("best_global_step")
             records.append({**record, "best": best is not None and logged.get("step") == best})
     if not records:
