@@ -3,7 +3,7 @@
     python benchmarks/shift.py [--seeds 3] [--halves 100] [--official FILE]
 
 Reads real AG News rows beside the checkout, the sample headlines, and all-MiniLM-L6-v2 from the
-demo group. The unlike texts are the headlines (machine-written, in the style of AG News), rows of
+demo group. The unlike texts are the headlines (written in the style of AG News), rows of
 a class that the training rows lack, and distorted rows. Agreement is the share of texts whose
 group is the true one. False alarms are counted on halves of the training rows. `--official`
 names a CSV of official test rows: those that stand in the unlabelled file are surely like the
