@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 
 from budgerigar import __version__, console
-from budgerigar.errors import BudgieError, DataError, Interrupted, RunError
+from budgerigar.errors import (
+    BudgieError,
+    DataError,
+    Interrupted,
+    OutOfMemory,
+    RunError,
+    is_out_of_memory,
+)
 
 if TYPE_CHECKING:
     from budgerigar.encoder.prefix import Entry
@@ -524,6 +531,9 @@ def main() -> NoReturn:
     except Exception as error:
         if hasattr(error, "format_message"):
             _fail_usage(error)
+        if is_out_of_memory(error):
+            told = OutOfMemory("out of memory", remedy="free memory, or split the file of texts")
+            _fail(str(told), told.exit_code, error)
         what = f"internal error: {type(error).__name__}: {error}"
         _fail(f"{what}. This is a fault of budgie; budgie --debug shows where it arose", 1, error)
     sys.exit(0)

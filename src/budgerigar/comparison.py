@@ -91,7 +91,7 @@ class Comparison:
             )
         try:
             self.table(), self.words
-        except (LookupError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, ArithmeticError) as error:
             raise RunError(
                 f"{self._files.results} is not what a finished comparison left",
                 why=f"{type(error).__name__}: {error}",

@@ -17,7 +17,7 @@ import numpy as np
 from budgerigar import assembly, sources
 from budgerigar.console import note
 from budgerigar.data.tokens import PackedTexts, load_tokenizer, tokenize
-from budgerigar.errors import BudgieError, ModelError
+from budgerigar.errors import BudgieError, ModelError, OutOfMemory, is_out_of_memory
 from budgerigar.files import exclusive, recover
 from budgerigar.planning import Plan
 from budgerigar.run_stages import GivesUp, RunStages, never, timed, verify
@@ -98,6 +98,7 @@ class Conductor:
         self.plan = planned[0][1]
         self.recipe = self.plan.recipe
         self.seconds: dict[str, float] = {}
+        self.stage = "start"
         self.device = hardware.device()
         self.precision = hardware.resolve_precision(self.recipe.precision, self.device)
         self.notes = [self.precision.note] if self.precision.note else []
@@ -118,6 +119,10 @@ class Conductor:
                     locks.enter_context(exclusive(run.files.path))
                     recover(run.files.path)
                 return self._all_stages()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise self._out_of_memory() from error
         finally:
             for run in self.runs:
                 run.files.remove_if_never_begun()
@@ -147,6 +152,7 @@ class Conductor:
             outcomes = self._train(tokenizer, splits, texts_by_name)
         with self._stage("shift"):
             unlabelled = self._compare_unlabelled(splits)
+        self.stage = "evaluation"
         for run, outcome in zip(self.runs, outcomes, strict=True):
             run.evaluate(splits, texts_by_name, outcome, unlabelled)
         with self._stage("verification"):
@@ -155,6 +161,25 @@ class Conductor:
             if run.error is None:
                 self._finish(run, splits, packed)
         return [run.error for run in self.runs]
+
+    def _out_of_memory(self) -> OutOfMemory:
+        """Names the smallest change that takes about half the memory in the stage that failed."""
+        recipe = self.recipe
+        half = f"data.max_length={self.plan.max_length // 2}"
+        if self.stage == "training" and recipe.batch > 1:
+            accumulation = recipe.accumulation * 2
+            half = f"batch={recipe.batch // 2} --set accumulation={accumulation}"
+            # It validates too.
+            half += f" --set evaluation_batch={max(1, recipe.evaluation_batch // 2)}"
+        elif self.stage == "evaluation" and recipe.evaluation_batch > 1:
+            half = f"evaluation_batch={recipe.evaluation_batch // 2}"
+        many = f" of {len(self.runs)} runs at once" if len(self.runs) > 1 else ""
+        return OutOfMemory(
+            f"out of memory in the stage {self.stage}{many}",
+            remedy=f"begin anew with --set {half}"
+            + (", or with fewer recipes or seeds" if many else "")
+            + "; checkpoints and adapters so far are kept",
+        )
 
     def _load_encoders(self) -> None:
         from budgerigar.encoder import paths
@@ -257,6 +282,7 @@ class Conductor:
         )
 
     def _stage(self, name: str) -> contextlib.AbstractContextManager[None]:
+        self.stage = name
         return timed(self.seconds, name)
 
 

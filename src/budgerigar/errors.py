@@ -83,10 +83,24 @@ class TrainingStopped(BudgieError):
     """Training ended early because its numbers are no longer finite."""
 
 
+class OutOfMemory(BudgieError):
+    """The machine or its GPU has less memory than was asked for."""
+
+
 class Interrupted(BudgieError):
     """The user stopped the run; it can be resumed."""
 
     exit_code = 130
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, torch on the CPU or torch on a GPU had no memory left."""
+    # By name: torch is not imported for this.
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+    )
 
 
 def _sentence(remedy: str) -> str:
