@@ -55,3 +55,20 @@ def test_a_validation_loss_that_is_no_number_stops_the_run(tiny_recipe, tmp_path
     monkeypatch.setattr(run_stages.metrics, "score", counted)
     with pytest.raises(TrainingStopped, match="the validation loss is nan after epoch 1"):
         pipeline.train(tiny_recipe, tmp_path / "run")
+
+
+def test_unlabelled_texts_with_known_labels_are_counted(tiny_recipe, texts, tmp_path):
+    lines = (texts / "test.csv").read_text().splitlines()[1:6]
+    known = [line.rsplit(",", 1)[0] for line in lines]
+    unlabelled = tmp_path / "unlabelled.txt"
+    unlabelled.write_text("\n".join([*known, *(f"the army said {n}" for n in range(20))]))
+    changes = {"data.unlabelled": str(unlabelled), "epochs": 1}
+    run = pipeline.train(tiny_recipe, tmp_path / "run", **changes)
+    assert (
+        "5 of 25 unlabelled texts stand in the test rows, with their labels" in run.results["notes"]
+    )
+    shift = run.results["unlabelled"]["shift"]
+    assert len(shift["groups"]) == 25
+    assert shift["expected_accuracy"]["by"] == "this run"
+    assert 0 <= shift["expected_accuracy"]["all"]["accuracy"] <= 1
+    assert "stand in the test rows" in run.files()[0].read_text()

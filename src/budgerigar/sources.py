@@ -114,6 +114,12 @@ def read_splits(recipe: Recipe, classes: Sequence[str]) -> Splits:
     for name, other in (("validation", validation), ("test", test)):
         if other is not None and (shared := len(split.overlap(train.texts, other.texts))):
             notes.append(f"{shared} of {len(other.texts)} {name} texts stand in the training rows")
+    for name, known in (("training", train), ("test", test)):
+        if unlabelled is None or known is None:
+            continue
+        if shared := len(split.overlap(known.texts, unlabelled.texts)):
+            count = f"{shared} of {len(unlabelled.texts)} unlabelled texts"
+            notes.append(f"{count} stand in the {name} rows, with their labels")
     return Splits(train, validation, test, unlabelled, tuple(notes))
 
 
