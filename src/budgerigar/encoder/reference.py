@@ -7,6 +7,7 @@ faster paths are held against. It pads each batch to its longest text.
 from __future__ import annotations
 
 import contextlib
+import pickle
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -31,6 +32,7 @@ from budgerigar.encoder.initial import FILE_PREFIX, draw_head, draw_updates
 from budgerigar.encoder.interface import Tokens, Trainable, require_same
 from budgerigar.encoder.lora import LowRank
 from budgerigar.encoder.shape import Shape, classifier_config, layer_of
+from budgerigar.encoder.weights import refused_pickle
 from budgerigar.errors import AdapterError, ModelError
 
 
@@ -224,7 +226,10 @@ def _load_classifier(
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
                 trust_remote_code=False,
+                weights_only=True,
             )
+        except pickle.UnpicklingError as error:
+            raise refused_pickle(checkpoint) from error
         except (OSError, ValueError, RuntimeError) as error:
             raise ModelError(
                 f"weights of model {checkpoint.name} cannot be loaded",

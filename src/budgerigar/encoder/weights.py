@@ -6,6 +6,7 @@ part.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -140,6 +141,15 @@ def _pooler(family: Family, read: Any, device: torch.device) -> dict[str, torch.
         return {}
 
 
+def refused_pickle(checkpoint: Checkpoint) -> ModelError:
+    """The one way to say that a weights file is a pickle of more than tensors."""
+    return ModelError(
+        f"weights of model {checkpoint.name} cannot be loaded",
+        why="its pytorch_model.bin asks for more than tensors need; nothing of it was run",
+        remedy="choose a checkpoint with safetensors",
+    )
+
+
 @contextmanager
 def open_tensors(
     checkpoint: Checkpoint, base: str, shapes: Mapping[str, torch.Size]
@@ -166,8 +176,12 @@ def open_tensors(
                     places.update(dict.fromkeys(opened.keys(), opened.get_tensor))
                 else:
                     stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                    if not all(isinstance(one, torch.Tensor) for one in dict(stored).values()):
+                        raise ValueError(f"{path.name} holds more than tensors")
                     places.update(dict.fromkeys(stored, stored.__getitem__))
-        except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+        except pickle.UnpicklingError as error:
+            raise refused_pickle(checkpoint) from error
+        except (SafetensorError, OSError, RuntimeError, ValueError, TypeError) as error:
             raise ModelError(
                 f"weights of model {checkpoint.name} cannot be loaded",
                 why=" ".join(str(error).split())[:200],
