@@ -11,6 +11,7 @@ at least the threshold.
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
 import numpy as np
@@ -33,16 +34,19 @@ def main() -> None:
     asked = parser.parse_args()
     strings, copies, near = generated(asked.texts)
     texts = Texts(pa.chunked_array([pa.array(strings, pa.large_string())]))
+    start = time.process_time()
     times = [seconds(lambda: duplicates.groups(texts)) for _ in range(asked.rounds)]
+    processor = (time.process_time() - start) / asked.rounds
     found = duplicates.groups(texts)
     exact = sum(int(found.exact_B[a] == found.exact_B[b]) for a, b in copies)
     joined = sum(int(found.joined_B[a] == found.joined_B[b]) for a, b in near)
     took = spread(times)
-    print(f"{asked.texts:,} texts: {took} seconds")
+    print(f"{asked.texts:,} texts: {took} seconds, {processor:.1f} of processor time")
     print(f"copies found: {exact:,} of {len(copies):,}")
     print(f"near duplicates found: {joined:,} of {len(near):,}")
     made_from = {
         "texts": asked.texts,
+        "processor_seconds": processor,
         "copies": [exact, len(copies)],
         "near_duplicates": [joined, len(near)],
         "pairs": len(found.near.first),
