@@ -12,8 +12,6 @@ both sides.
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -114,12 +112,8 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="*", default=list(SIZES))
     parser.add_argument("--json", type=Path, help="write the figures here")
     asked = parser.parse_args()
-    work = Path(tempfile.mkdtemp(prefix="budgie-benchmark-"))
-    os.environ["BUDGERIGAR_CACHE"] = str(work / "cache")
-    try:
+    with measure.workplace() as work:
         measure_all(asked, work)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def measure_all(asked: argparse.Namespace, work: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import statistics
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +62,16 @@ def in_turn(
         shown = "  ".join(f"{name} {figure:.4g}" for name, figure in figures.items())
         say(f"round {number + 1} of {rounds}: {shown}" + ("" if number >= 0 else " (warm-up)"))
     return found
+
+
+@contextlib.contextmanager
+def workplace() -> Iterator[Path]:
+    """A folder for what a benchmark makes, with a cache of its own in it; gone at the end."""
+    with tempfile.TemporaryDirectory(
+        prefix="budgie-benchmark-", ignore_cleanup_errors=True
+    ) as folder:
+        os.environ["BUDGERIGAR_CACHE"] = str(Path(folder) / "cache")
+        yield Path(folder)
 
 
 def as_record(figure: Spread) -> dict[str, float]:

@@ -8,9 +8,6 @@ Prints each series with the share of its variance that a straight line explains.
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -35,9 +32,7 @@ def main() -> None:
     parser.add_argument("--data", default=str(models.default_texts()), help="a CSV of texts")
     parser.add_argument("--json", type=Path, help="write the figures here")
     asked = parser.parse_args()
-    work = Path(tempfile.mkdtemp(prefix="budgie-benchmark-"))
-    os.environ["BUDGERIGAR_CACHE"] = str(work / "cache")
-    try:
+    with measure.workplace() as work:
         model = asked.model or str(models.base_shape(work / "base"))
         figures, made_from = {}, {}
         for name, series in (
@@ -51,8 +46,6 @@ def main() -> None:
             shown = ", ".join(f"{x}: {1e3 * y:.0f} ms" for x, y in series.items())
             print(f"{name}: {shown}; a line explains {fit.rvalue**2:.1%}", flush=True)
         measure.write(asked.json, figures, made_from)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def by_length(model: str, data: str) -> dict[int, float]:

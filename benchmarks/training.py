@@ -14,8 +14,6 @@ without the real encoder is left out, and said.
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -271,12 +269,8 @@ def time_to_accuracy(model: str, data: str, seeds: int) -> tuple[measure.Spread,
 def main() -> None:
     """Measures, prints, writes."""
     asked = arguments()
-    work = Path(tempfile.mkdtemp(prefix="budgie-benchmark-"))
-    os.environ["BUDGERIGAR_CACHE"] = str(work / "cache")
-    try:
+    with measure.workplace() as work:
         measure_all(asked, work)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def measure_all(asked: argparse.Namespace, work: Path) -> None:
