@@ -113,7 +113,11 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError as error:
         raise RunError(f"{path} is missing", remedy="check the folder's name") from error
     except (ValueError, OSError, RecursionError) as error:
-        raise RunError(f"{path} cannot be read", why=str(error)) from error
+        raise RunError(
+            f"{path} cannot be read",
+            why=str(error),
+            remedy="it should hold JSON: name another file, or write this one anew",
+        ) from error
 
 
 def append_line(path: Path, record: Mapping[str, Any]) -> None:
