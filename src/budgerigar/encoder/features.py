@@ -8,7 +8,6 @@ Shape letters: B texts, T packed tokens, D hidden width, S layers whose states a
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -19,9 +18,10 @@ from torch.nn import functional as F
 
 from budgerigar.console import Progress
 from budgerigar.encoder import hardware, paths
-from budgerigar.encoder.attention import Ragged, ragged
+from budgerigar.encoder.attention import Ragged
 from budgerigar.encoder.checkpoints import Checkpoint
 from budgerigar.encoder.families import unknown_architecture
+from budgerigar.encoder.frozen import PASS_TOKENS, content_hash, packed_batch
 from budgerigar.encoder.hardware import SIXTEEN_BITS
 from budgerigar.encoder.interface import Tokens
 from budgerigar.encoder.model import PackedEncoder
@@ -31,10 +31,6 @@ from budgerigar.encoder.rows import Layout
 from budgerigar.encoder.shape import read_shape
 from budgerigar.errors import ModelError
 
-PASS_TOKENS = 4_096
-"""Tokens that go through the encoder together."""
-ROWS = 32
-"""A batch of the engine has a multiple of so many rows; the last ones may be idle."""
 LAST = (-1,)
 """The last layer alone."""
 
@@ -88,7 +84,7 @@ class FeatureExtractor:
             "device": self._where.type,
             "texts": len(texts),
             "tokens": int(texts.offsets[-1]),
-            "content": _content_hash(texts),
+            "content": content_hash(texts),
         }
 
         def compute(first: int, last: int) -> np.ndarray:
@@ -145,10 +141,7 @@ class _Packed:
     @torch.inference_mode()
     def pooled(self, texts: Tokens, rows: np.ndarray, layers: Sequence[int]) -> np.ndarray:
         encoder = self._encoder
-        ids_T, offsets = texts.batch(rows)
-        idle = -len(ids_T) % ROWS if encoder.device.type == "cpu" else 0
-        ids_T = np.pad(ids_T, (0, idle), constant_values=encoder.padding)
-        where = ragged(offsets[:-1], np.diff(offsets), len(ids_T), encoder.device)
+        ids_T, where = packed_batch(encoder, texts, rows)
         hidden_TD = encoder.embed(ids_T, where)
         means: dict[int, torch.Tensor] = {}
         for layer in range(max(layers) + 1):
@@ -227,10 +220,3 @@ def _passes(lengths_B: np.ndarray) -> Iterator[np.ndarray]:
         count = max(1, PASS_TOKENS // int(lengths_B[order[first]]))
         yield order[first : first + count]
         first += count
-
-
-def _content_hash(texts: Tokens) -> str:
-    digest = hashlib.sha256()
-    for numbers in (texts.ids_T, texts.offsets):
-        digest.update(np.ascontiguousarray(numbers, dtype=np.int64).tobytes())
-    return digest.hexdigest()

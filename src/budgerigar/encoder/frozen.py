@@ -107,7 +107,7 @@ class FrozenBase:
             "device": encoder.device.type,
             "texts": len(texts),
             "tokens": int(texts.offsets[-1]),
-            "content": _content_hash(texts),
+            "content": content_hash(texts),
         }
 
         def compute(first: int, last: int) -> np.ndarray:
@@ -127,7 +127,7 @@ class FrozenBase:
         stored = torch.from_numpy(content).view(self.encoder.number_type)
         stored = stored.to(self.encoder.device).float()
         if texts.layers < self.encoder.depth:
-            stored = F.pad(stored, (0, 0, 0, self._with_idle_rows(len(stored)) - len(stored)))
+            stored = F.pad(stored, (0, 0, 0, idle_rows(len(stored), self.encoder.device)))
         where = ragged(offsets[:-1], np.diff(offsets), len(stored), self.encoder.device)
         return stored, where
 
@@ -144,19 +144,12 @@ class FrozenBase:
             members: runs that drop out in frozen layers too.
         """
         encoder = self.encoder
-        ids_T, offsets = texts.batch(rows)
-        idle = self._with_idle_rows(len(ids_T)) - len(ids_T)
-        ids_T = np.pad(ids_T, (0, idle), constant_values=encoder.padding)
-        where = ragged(offsets[:-1], np.diff(offsets), len(ids_T), encoder.device)
+        ids_T, where = packed_batch(encoder, texts, rows)
         hidden = encoder.embed(ids_T, where, members)
         hidden = encoder.run_layers(hidden, where, range(min(layers, encoder.depth - 1)), members)
         if layers == encoder.depth:
             hidden = encoder.run_last_layer(hidden, where, members)
         return hidden.to(encoder.number_type).float(), where
-
-    def _with_idle_rows(self, tokens: int) -> int:
-        """Rows of a batch: on the CPU rounded up, as oneDNN makes a kernel for each shape."""
-        return -(-tokens // ROWS) * ROWS if self.encoder.device.type == "cpu" else tokens
 
     def _rows_of(
         self, texts: Tokens, layers: int, numbers: np.ndarray, offsets: np.ndarray
@@ -191,7 +184,22 @@ class FrozenBase:
         return found
 
 
-def _content_hash(texts: Tokens) -> str:
+def packed_batch(
+    encoder: PackedEncoder, texts: Tokens, rows: np.ndarray
+) -> tuple[np.ndarray, Ragged]:
+    """Token ids of some texts, packed in the order given, idle rows after them, and the texts."""
+    ids_T, offsets = texts.batch(rows)
+    idle = idle_rows(len(ids_T), encoder.device)
+    ids_T = np.pad(ids_T, (0, idle), constant_values=encoder.padding)
+    return ids_T, ragged(offsets[:-1], np.diff(offsets), len(ids_T), encoder.device)
+
+
+def idle_rows(tokens: int, device: torch.device) -> int:
+    """Rows that round a batch up on the CPU, as oneDNN makes a kernel for each shape."""
+    return -tokens % ROWS if device.type == "cpu" else 0
+
+
+def content_hash(texts: Tokens) -> str:
     """Of token ids and text bounds: vocabulary and cutting length are in them."""
     digest = hashlib.sha256()
     for numbers in (texts.ids_T, texts.offsets):

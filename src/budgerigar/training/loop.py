@@ -10,14 +10,11 @@ same bytes as runs that never stopped.
 
 from __future__ import annotations
 
-import contextlib
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 
 import numpy as np
 import torch
@@ -31,6 +28,7 @@ from budgerigar.errors import Interrupted, TrainingStopped
 from budgerigar.training import checkpoint
 from budgerigar.training.checkpoint import Position
 from budgerigar.training.optimizer import schedule, set_rates
+from budgerigar.training.stops import stop_requests
 
 
 @dataclass(frozen=True)
@@ -175,7 +173,7 @@ def train(
         furthest = max(runs, key=lambda run: run.at.step)
         note(f"resuming after step {furthest.at.step} of {furthest.total}")
     texts, start = 0, time.monotonic()
-    with _stop_requests() as stop, Progress("training", total, steps) as bar:
+    with stop_requests() as stop, Progress("training", total, steps) as bar:
         while active := [run for run in runs if not run.at.ended]:
             records = _round(active, examples)
             texts += sum(record.texts for record in records)
@@ -421,33 +419,3 @@ class _Run:
 
     def _fail(self, what: str) -> None:
         self.at = replace(self.at, failure=what, ended=True)
-
-
-class _StopRequest:
-    """Set by a signal, read between steps, so that no step is cut in two."""
-
-    requested = False
-
-
-@contextlib.contextmanager
-def _stop_requests() -> Iterator[_StopRequest]:
-    """Turns the first Ctrl-C or SIGTERM into a request; a second one acts at once."""
-    stop = _StopRequest()
-
-    def ask(number: int, _: FrameType | None) -> None:
-        stop.requested = True
-        note("stopping after this step; once more to stop at once")
-        signal.signal(number, previous[number])
-
-    previous: dict[int, signal._HANDLER] = {}
-    try:
-        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
-            previous[number] = signal.signal(number, ask)
-    except ValueError:
-        # Signals belong to the main thread; elsewhere the caller's own handling stands.
-        pass
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
