@@ -4,7 +4,8 @@
 
 Every side trains on the same number of rows with the same seeds and is scored once on the
 test file. A finished run in RUNS is not trained again, a stopped one goes on. Prints a table
-with the mean over seeds, its 95 % interval (Student's t over the seeds) and every seed's figure.
+with the mean over seeds, its 95 % interval (Student's t over the seeds) and every seed's figure,
+and what may be said of each pair of sides that left predictions.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import torch
 from scipy import stats
 from transformers import AutoModelForSequenceClassification, get_linear_schedule_with_warmup
@@ -25,6 +27,7 @@ import peer
 from budgerigar import recipe_text, sources
 from budgerigar.data.tokens import load_tokenizer, tokenize
 from budgerigar.encoder import checkpoints
+from budgerigar.evaluation import verdicts
 
 TEXTBOOK = {"model.prefix_dropout": True}
 REFERENCE = {"path": "reference", "model.prefix_dropout": True, "model.attention_dropout": None}
@@ -66,11 +69,31 @@ def main() -> None:
             f"| {100 * low:.2f} to {100 * high:.2f} | {every} |"
         )
     print("\n".join(lines))
+    # Full fine-tuning leaves its accuracy alone, and no predictions to pair.
+    named = {side: right(side, asked) for side in asked.sides if side != FULL}
+    for pair in verdicts.compare(named).pairs if len(named) > 1 else ():
+        print(pair.words)
+
+
+def right(side: str, asked: argparse.Namespace) -> np.ndarray:
+    """Whether each seed of a side is right on each test text, `[S, B]`."""
+    tables = [
+        pyarrow.parquet.read_table(folder_of(side, seed, asked) / "predictions" / "test.parquet")
+        for seed in range(1, asked.seeds + 1)
+    ]
+    return np.stack(
+        [np.equal(*map(np.asarray, table.select(["label", "true"]))) for table in tables]
+    )
+
+
+def folder_of(side: str, seed: int, asked: argparse.Namespace) -> Path:
+    """Where a side's run with a seed is."""
+    return asked.out / f"{side.replace(' ', '-').replace(',', '').replace('+', 'and')}-{seed}"
 
 
 def accuracy(side: str, seed: int, asked: argparse.Namespace) -> float:
     """Test accuracy of a side with a seed, trained where it is not there yet."""
-    folder = asked.out / f"{side.replace(' ', '-').replace(',', '').replace('+', 'and')}-{seed}"
+    folder = folder_of(side, seed, asked)
     if side == FULL:
         return fully_tuned(folder, seed, asked)
     recipe, changes = SIDES[side]
