@@ -7,6 +7,8 @@ run and not the start of Python.
 from __future__ import annotations
 
 import importlib
+import json
+import math
 import multiprocessing
 import os
 import sys
@@ -15,10 +17,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from budgerigar.comparison import ComparisonFolder
 from budgerigar.encoder import prefix
 from budgerigar.files import RETIRED_PREFIX, TEMPORARY_PREFIX
 
 HEAVY = ["budgerigar.pipeline", "budgerigar.training.loop", "budgerigar.encoder.reference"]
+TIMES = ("seconds", "cohort")
+"""What a comparison says of how it was computed: a resumed cohort has only the runs that were not
+finished, and scores them in other batches, hence the rounding."""
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(HEAVY)
 
@@ -39,6 +45,47 @@ def resume(out: Path) -> None:
     from budgerigar import pipeline
 
     pipeline.resume(out)
+
+
+def compare(recipe: str, out: Path) -> None:
+    """Compares a recipe and the same with rank 2, two seeds each."""
+    from budgerigar import comparison, recipe_text
+
+    one = recipe_text.resolve(recipe, {})
+    other = recipe_text.resolve(recipe, {"name": f"{one.name}-rank-2", "adapter.rank": 2})
+    comparison.compare([one, other], 2, out)
+
+
+def resume_comparison(out: Path) -> None:
+    """Goes on with a comparison."""
+    from budgerigar import comparison
+
+    comparison.resume(out)
+
+
+def command(*args: str) -> None:
+    """Does what the command line does with these arguments."""
+    from budgerigar import cli
+
+    sys.argv = ["budgie", *args]
+    cli.main()
+
+
+def tiny_recipe(folder: Path) -> Path:
+    """A recipe that trains a random four-layer RoBERTa on 160 made-up sentences in seconds."""
+    sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
+    from conftest import CLASSES, tiny_roberta, write_texts
+
+    folder.mkdir()
+    recipe = folder / "tiny.yaml"
+    model = tiny_roberta(folder / "model")
+    train, test = write_texts(folder / "train.csv", 160, 1), write_texts(folder / "test.csv", 80, 2)
+    recipe.write_text(
+        f"name: tiny\nmodel: {{name: {model}}}\ndata: {{train: {train}, test: {test}, "
+        f"classes: {list(CLASSES)}, max_length: 32}}\nadapter: {{layers: last:2, rank: 4}}\n"
+        "epochs: 3\nbatch: 8\nprecision: float32\ncheckpoint_steps: 5\n"
+    )
+    return recipe
 
 
 def start(log: Path, cache: Path, target: Callable[..., None], *args: Any) -> Any:
@@ -86,6 +133,41 @@ def temporary_of(log: Path) -> Path:
 def adapter_bytes(run: Path) -> dict[str, bytes]:
     """The adapter's files by name."""
     return {path.name: path.read_bytes() for path in sorted((run / "adapter").iterdir())}
+
+
+def outcome(run: Path) -> dict[str, Any]:
+    """What must be equal: adapters, a run's predictions, and a comparison but for its times."""
+    kinds = ("adapter/*", "predictions/*", "*/adapter/*")
+    found: dict[str, Any] = {
+        str(path.relative_to(run)): path.read_bytes() for kind in kinds for path in run.glob(kind)
+    }
+    comparison = ComparisonFolder(run).results
+    if comparison.exists():
+        found[comparison.name] = _without_times(json.loads(comparison.read_text()))
+    return found
+
+
+def different(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
+    """The names in two outcomes whose content differs."""
+    names = sorted({*found, *expected})
+    return [name for name in names if not _is_same(found.get(name), expected.get(name))]
+
+
+def _without_times(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _without_times(one) for key, one in tree.items() if key not in TIMES}
+    return [_without_times(one) for one in tree] if isinstance(tree, list) else tree
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two trees are equal, their fractions up to rounding."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_is_same(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_is_same, one, other))
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-4, abs_tol=1e-6)
+    return bool(one == other)
 
 
 def litter(run: Path, cache: Path, log: Path) -> list[Path]:

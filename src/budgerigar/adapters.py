@@ -8,6 +8,7 @@ a probe, a few texts with the logits that the adapter must give for them.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -113,7 +114,8 @@ def read_info(folder: Path) -> AdapterInfo:
     """Reads `budgerigar.json`.
 
     Raises:
-        AdapterError: when the folder is not an adapter that `budgie` wrote, or is damaged.
+        AdapterError: when the folder is not an adapter that `budgie` wrote, is damaged, or holds
+            links to files elsewhere.
     """
     if not folder.is_dir():
         raise AdapterError(f"adapter folder {folder} does not exist", remedy="check its name")
@@ -121,6 +123,7 @@ def read_info(folder: Path) -> AdapterInfo:
         raise AdapterError(
             f"{folder} is a run's folder", remedy=f"name its adapter: {folder / 'adapter'}"
         )
+    _require_own_files(folder)
     for name in ("adapter_config.json", "adapter_model.safetensors", METADATA):
         if not (folder / name).is_file():
             raise AdapterError(
@@ -143,6 +146,16 @@ def read_info(folder: Path) -> AdapterInfo:
     except (OSError, ValueError, RecursionError) as error:
         raise _unusable(folder / METADATA, str(error)) from error
     return info
+
+
+def _require_own_files(folder: Path) -> None:
+    """Refuses links that lead out of the folder, but into the store of the hub's cache."""
+    home = Path(os.path.realpath(folder))
+    for path in folder.iterdir():
+        # Not Path.resolve, which raises for a link to itself.
+        place = Path(os.path.realpath(path))
+        if not place.is_relative_to(home) and place.parent != home.parent.parent / "blobs":
+            raise _unusable(path, f"it is a link to {place}, outside the adapter's folder")
 
 
 def _unusable(path: Path, why: str) -> AdapterError:

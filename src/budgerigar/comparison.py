@@ -201,9 +201,24 @@ def resume(folder: str | Path, track: Tool | None = None) -> Comparison:
         raise RunError(
             f"{files.path} holds no comparison", remedy="start one with budgie compare RECIPE ..."
         )
+    return _conduct(files, _plans(read_runs(files)), track)
+
+
+def read_runs(files: ComparisonFolder) -> list[Recipe]:
+    """Every run that was asked for.
+
+    Raises:
+        RunError: when `runs.json` is not what `compare` wrote.
+        RecipeError: when a recipe in it is none.
+    """
     content = read_json(files.runs)
-    wanted = [recipe_text.from_tree(tree, str(files.runs)) for tree in content["runs"]]
-    return _conduct(files, _plans(wanted), track)
+    listed = content.get("runs") if isinstance(content, dict) else None
+    if not isinstance(listed, list) or not listed or content.get("schema") != SCHEMA:
+        raise RunError(
+            f"{files.runs} is not what a comparison began with",
+            remedy="put a copy of the file back, or begin a new comparison",
+        )
+    return [recipe_text.from_tree(tree, str(files.runs)) for tree in listed]
 
 
 def _require_comparable(recipes: Sequence[Recipe]) -> None:

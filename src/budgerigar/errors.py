@@ -6,8 +6,9 @@ mistakes stay ordinary Python exceptions; these are for the world outside.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 COMMANDS = ("budgie", "pip")
 """Commands that a remedy may begin with."""
@@ -101,6 +102,28 @@ def is_out_of_memory(error: BaseException) -> bool:
         or type(error).__name__ == "OutOfMemoryError"
         or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
     )
+
+
+@contextlib.contextmanager
+def told(as_fault: Callable[[str], BudgieError]) -> Iterator[None]:
+    """Tells whatever a library raises over a file in one line.
+
+    What a file holds decides what a library falls over, so that no list of exceptions is whole.
+
+    Args:
+        as_fault: makes the fault out of the library's own words.
+    """
+    try:
+        yield
+    except BudgieError:
+        raise
+    except BaseException as error:
+        # A panic of a library in Rust is no Exception.
+        is_fault = isinstance(error, Exception) or type(error).__name__ == "PanicException"
+        if is_out_of_memory(error) or not is_fault:
+            raise
+        words = " ".join(str(error).split())[:200]
+        raise as_fault(words or type(error).__name__) from error
 
 
 def _sentence(remedy: str) -> str:

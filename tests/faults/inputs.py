@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import functools
 import io
 import json
@@ -92,8 +93,7 @@ def spoil(draw: random.Random, target: Target) -> bytes:
 
 def _spoil_values(draw: random.Random, form: str, content: bytes) -> bytes:
     """The same JSON or YAML with odd values at some places."""
-    tree = json.loads(content) if form == "json" else _parsed_yaml(content)
-    tree = copy.deepcopy(tree)
+    tree = copy.deepcopy(_parsed(form, content))
     for _ in range(draw.randint(1, 3)):
         places = [(tree, key) for key in _keys(tree)]
         for part, key in places:
@@ -117,8 +117,8 @@ def _spoil_values(draw: random.Random, form: str, content: bytes) -> bytes:
 
 
 @functools.cache
-def _parsed_yaml(content: bytes) -> Any:
-    return yaml.safe_load(content)
+def _parsed(form: str, content: bytes) -> Any:
+    return json.loads(content) if form == "json" else yaml.safe_load(content)
 
 
 def _keys(tree: Any) -> list[Any]:
@@ -156,6 +156,10 @@ def targets(run: Path, base: Any, recipe: Path) -> dict[str, Target]:
         "adapter configuration": _of_adapter(adapter, "adapter_config.json", base, "json"),
         "adapter tensors": _of_adapter(adapter, "adapter_model.safetensors", base),
         "adapter metadata": _of_adapter(adapter, "budgerigar.json", base, "json"),
+        "model configuration": _of_model(base, "config.json", _shape, "json"),
+        "model weights": _of_model(base, "model.safetensors", lambda path: _weights(path, base)),
+        "tokenizer": _of_model(base, "tokenizer.json", _tokenizer, "json"),
+        "tokenizer configuration": _of_model(base, "tokenizer_config.json", _tokenizer, "json"),
         "checkpoint": Target(
             checkpoint.name,
             (checkpoint.read_bytes(),),
@@ -170,6 +174,8 @@ def targets(run: Path, base: Any, recipe: Path) -> dict[str, Target]:
             _results,
             "json",
         ),
+        "plan of a run": Target("plan.json", ((run / "plan.json").read_bytes(),), _plan, "json"),
+        "runs of a comparison": Target("runs.json", (_runs(recipes),), _resumed, "json"),
         "comparison": Target(
             "comparison.json", (_dumped(comparison_of_recipes()),), _comparison, "json"
         ),
@@ -226,6 +232,42 @@ def _of_adapter(adapter: Path, name: str, base: Any, form: str = "") -> Target:
     return Target(name, ((adapter / name).read_bytes(),), read, form, prepare)
 
 
+def _of_model(base: Any, name: str, read: Callable[[Path], object], form: str = "") -> Target:
+    folder: Path = base.checkpoint.folder
+
+    def prepare(place: Path) -> None:
+        shutil.copytree(folder, place, dirs_exist_ok=True)
+
+    return Target(name, ((folder / name).read_bytes(),), read, form, prepare)
+
+
+def _at(path: Path) -> Any:
+    from budgerigar.encoder import checkpoints
+
+    return checkpoints.locate(str(path.parent), None, weights=True)
+
+
+def _shape(path: Path) -> None:
+    from budgerigar.encoder import paths, shape
+
+    checkpoint = _at(path)
+    paths.unknown_architecture(checkpoint, shape.read_shape(checkpoint, 4))
+
+
+def _weights(path: Path, base: Any) -> None:
+    from budgerigar.encoder import paths
+
+    paths.load_base(dataclasses.replace(base, checkpoint=_at(path)))
+
+
+def _tokenizer(path: Path) -> None:
+    from budgerigar.data import tokens
+    from budgerigar.data.texts import Texts
+
+    tokenizer = tokens.load_tokenizer(path.parent, "model")
+    tokens.tokenize(Texts(pa.chunked_array([TEXTS])), tokenizer, 16, "texts", 80)
+
+
 def _checkpoint(path: Path) -> None:
     from budgerigar.training import checkpoint
 
@@ -242,6 +284,26 @@ def _results(path: Path) -> None:
     from budgerigar.runs import RunFolder
 
     RunFolder(path.parent).read_results()
+
+
+def _plan(path: Path) -> None:
+    from budgerigar import run_stages
+    from budgerigar.runs import RunFolder
+
+    run_stages.read_beginning(RunFolder(path.parent))
+
+
+def _runs(recipes: tuple[bytes, ...]) -> bytes:
+    from budgerigar import recipe_text
+
+    listed = [recipe_text.from_tree(yaml.safe_load(one), "recipe") for one in recipes[:2]]
+    return _dumped({"schema": 1, "runs": [one.model_dump(mode="json") for one in listed]})
+
+
+def _resumed(path: Path) -> None:
+    from budgerigar import comparison
+
+    comparison.read_runs(comparison.ComparisonFolder(path.parent))
 
 
 def _comparison(path: Path) -> None:

@@ -24,8 +24,10 @@ from conftest import CLASSES
 
 NAMES = (
     "pickle", "csv", "tsv", "txt", "jsonl", "json", "parquet", "arrow", "feather", "recipe",
-    "space", "adapter configuration", "adapter tensors", "adapter metadata", "checkpoint",
-    "log of steps", "results", "comparison", "state of Trainer",
+    "space", "adapter configuration", "adapter tensors", "adapter metadata",
+    "model configuration", "model weights", "tokenizer", "tokenizer configuration", "checkpoint",
+    "log of steps", "results", "plan of a run", "runs of a comparison", "comparison",
+    "state of Trainer",
 )  # fmt: skip
 """All but the reports themselves, which take a second each."""
 

@@ -122,7 +122,7 @@ def of_other_folders(folder: Path) -> None:
         (changed(of_wrong_shape), "is not whole, or not what"),
         (changed(of_wrong_type), "other values than numbers with fractions"),
         (changed(of_wrong_name), "is not whole, or not what"),
-        (of_other_folders, "reads adapters of other folders"),
+        (of_other_folders, "reads other folders"),
     ],
 )
 def test_adapters_that_do_not_fit_are_refused(damage, words, tiny_run, texts, tmp_path):

@@ -5,6 +5,7 @@ Shape letters: B texts, T tokens of all of them, one after another without paddi
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from budgerigar.console import Progress
-from budgerigar.errors import ModelError
+from budgerigar.errors import ModelError, told
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CHUNK = 2_000
 """Texts that are tokenized at a time."""
+
+OWN_WORDS = {"gguf_file", "init_inputs", "vocab", "merges", "tokenizer_object"}
+"""Fields of a tokenizer's configuration from which transformers opens files wherever they are;
+`save_pretrained` writes none of them."""
+LISTED_FILES = "fast_tokenizer_files"
+"""Files by version of transformers, which it opens wherever they are."""
 
 REMEDY = "put the checkpoint's tokenizer files beside its config.json"
 
@@ -71,24 +78,45 @@ def load_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
         name: what the user calls it, for the message.
 
     Raises:
-        ModelError: when the folder has none that transformers can read.
+        ModelError: when the folder has none that transformers can read, or its files name others
+            outside it.
     """
     from transformers import AutoTokenizer
 
-    try:
+    _require_own_files(folder, name)
+    with told(lambda why: _unreadable(f"{name} has no tokenizer that can be read", why)):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise ModelError(
-            f"{name} has no tokenizer that can be read",
-            why=" ".join(str(error).split())[:160],
-            remedy=REMEDY,
-        ) from error
+        words = len(tokenizer) - len(tokenizer.all_special_ids)
     # Where the files are missing, transformers makes up a tokenizer that knows no word.
-    if len(tokenizer) <= len(tokenizer.all_special_ids):
+    if words <= 0:
         raise ModelError(
             f"{name} has no tokenizer", why="its vocabulary file is missing", remedy=REMEDY
         )
     return tokenizer
+
+
+def _require_own_files(folder: Path, name: str) -> None:
+    """Refuses a configuration from which transformers would open files outside the folder."""
+    try:
+        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return  # transformers says what is wrong with it.
+    if not isinstance(config, dict):
+        return
+    outside = sorted(field for field in OWN_WORDS & config.keys() if config[field])
+    listed = config.get(LISTED_FILES) or []
+    if any(not isinstance(one, str) or Path(one).name != one for one in listed):
+        outside.append(LISTED_FILES)
+    if outside:
+        raise ModelError(
+            f"the tokenizer of {name} may read files outside its folder",
+            why=f"its tokenizer_config.json has {outside[0]}",
+            remedy="remove it if the folder is whole without it",
+        )
+
+
+def _unreadable(what: str, why: str) -> ModelError:
+    return ModelError(what, why=why, remedy=REMEDY)
 
 
 def tokenize(
@@ -115,17 +143,18 @@ def tokenize(
     cut = 0
     with Progress(f"tokenizing {label}", len(texts)) as bar:
         for chunk in texts.batches(CHUNK):
-            encoded = tokenizer(
-                chunk,
-                truncation=True,
-                max_length=max_length,
-                return_attention_mask=False,
-                return_token_type_ids=False,
-            )
-            rows: list[list[int]] = encoded["input_ids"]
-            cut += _count_cut(encoded, rows, max_length)
-            lengths.extend(len(row) for row in rows)
-            pieces.append(np.fromiter((i for row in rows for i in row), dtype=np.int32))
+            with told(lambda why: _unreadable(f"the tokenizer cannot split {label}", why)):
+                encoded = tokenizer(
+                    chunk,
+                    truncation=True,
+                    max_length=max_length,
+                    return_attention_mask=False,
+                    return_token_type_ids=False,
+                )
+                rows: list[list[int]] = encoded["input_ids"]
+                cut += _count_cut(encoded, rows, max_length)
+                lengths.extend(len(row) for row in rows)
+                pieces.append(np.fromiter((i for row in rows for i in row), dtype=np.int32))
             bar.update(len(lengths))
     ids_T = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int32)
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)

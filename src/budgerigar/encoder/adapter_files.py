@@ -32,6 +32,11 @@ UNDERSTOOD = {
 }  # fmt: skip
 """Fields of a LoRA configuration that the engine reads, or that change nothing it computes."""
 
+READ_OTHERS = ("XLORA", "SHADOW")
+"""Kinds of adapters for which PEFT loads further models or adapters by name."""
+NAME_OTHERS = ("megatron_config", "prompt_tuning_init_state_dict_path", "tokenizer_name_or_path")
+"""Fields from which PEFT imports a module or reads files elsewhere."""
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -129,8 +134,11 @@ def read_files(folder: Path) -> Stored:
         raise _damaged(folder, f"{CONFIGURATION}: {_one_line(error)}") from error
     if config.peft_type is None:
         raise _damaged(folder, f"{CONFIGURATION} says no peft_type")
-    if config.peft_type == PeftType.XLORA:
-        raise _damaged(folder, "an adapter of kind XLORA reads adapters of other folders")
+    if config.peft_type in READ_OTHERS:
+        raise _damaged(folder, f"an adapter of kind {config.peft_type.value} reads other folders")
+    for field in NAME_OTHERS:
+        if getattr(config, field, None) is not None:
+            raise _damaged(folder, f"{field} in {CONFIGURATION} names what is not in the folder")
     try:
         if (folder / TENSORS).is_file():
             tensors: dict[str, torch.Tensor] = load_file(folder / TENSORS)

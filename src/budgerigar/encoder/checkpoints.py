@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from budgerigar.files import sha256_of_file
 
 PACKAGE = "package:"
 SMALL_FILES = ("config.json", "tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens*")
+ADAPTER = "adapter_config.json"
+ATTENTION_FIELDS = ("attn_implementation", "_attn_implementation")
 SAFE_WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 
 
@@ -46,6 +49,13 @@ class Checkpoint:
                 why=str(error),
                 remedy="give a folder written by save_pretrained, a hub name, or package:NAME",
             ) from error
+        if not isinstance(config, dict):
+            raise ModelError(
+                f"model {self.name} has no readable config.json",
+                why="it holds no fields",
+                remedy="fetch the checkpoint again",
+            )
+        self._require_own_files(config)
         if "auto_map" in config:
             raise ModelError(
                 f"model {self.name} wants to run code of its own",
@@ -59,7 +69,29 @@ class Checkpoint:
                 why="config.json has no model_type",
                 remedy="add it, or choose another checkpoint",
             )
-        return dict(config)
+        return config
+
+    def _require_own_files(self, config: Mapping[str, Any]) -> None:
+        """Refuses what would have transformers read other folders, or kernels of the hub."""
+        why = ""
+        if (self.folder / ADAPTER).exists():
+            why = f"{ADAPTER} beside config.json would change its weights"
+        for part in _with_parts(config):
+            for field in ATTENTION_FIELDS:
+                # A name with a slash is that of a repository with compiled code.
+                if "/" in str(part.get(field, "")):
+                    why = f"{field} in its config.json names code on the hub"
+        for index in self.folder.glob("*.index.json"):
+            with contextlib.suppress(OSError, ValueError, RecursionError, AttributeError):
+                listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+                if any(Path(str(one)).name != one for one in listed):
+                    why = f"{index.name} names files outside the folder"
+        if why:
+            raise ModelError(
+                f"model {self.name} is more than one checkpoint",
+                why=why,
+                remedy="give a folder that save_pretrained wrote; adapter.start names an adapter",
+            )
 
     def weights(self) -> list[Path]:
         """The weight files, safetensors where there are any.
@@ -177,3 +209,12 @@ def _fetch(name: str, revision: str | None, weights: bool) -> Path:
             remedy="connect once, or pass a local folder: --set model.name=FOLDER",
         )
     return folder
+
+
+def _with_parts(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """A configuration and those of its parts, at any depth."""
+    open_parts = [config]
+    while open_parts:
+        part = open_parts.pop()
+        yield part
+        open_parts += [value for value in part.values() if isinstance(value, Mapping)]

@@ -10,11 +10,8 @@ import torch
 
 from budgerigar.encoder import engine
 from budgerigar.encoder.engine import PackedClassifier, Share
+from budgerigar.encoder.frozen import PASS_TOKENS
 from budgerigar.encoder.interface import Encoder, Tokens
-
-PASS_TOKENS = {"cpu": 4_096, "cuda": 65_536}
-"""Tokens that go through the layers together at most, unless one run has more. On the CPU
-larger passes are slower: what stands between the products leaves the caches."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from budgerigar.console import Progress
-from budgerigar.encoder import hardware, paths
+from budgerigar.encoder import hardware, paths, weights
 from budgerigar.encoder.attention import Ragged
 from budgerigar.encoder.checkpoints import Checkpoint
 from budgerigar.encoder.families import unknown_architecture
@@ -87,12 +87,14 @@ class FeatureExtractor:
             "content": content_hash(texts),
         }
 
+        tokens = PASS_TOKENS[self._where.type]
+
         def compute(first: int, last: int) -> np.ndarray:
             self._encoder = self._encoder or self._load()
             found = np.empty((last - first, width), np.float32)
             with Progress(f"vectors of {label}", last - first) as bar:
                 done = 0
-                for rows in _passes(np.diff(texts.offsets)[first:last]):
+                for rows in _passes(np.diff(texts.offsets)[first:last], tokens):
                     found[rows] = self._encoder.pooled(texts, rows + first, chosen)
                     bar.update(done := done + len(rows))
             return found
@@ -165,14 +167,10 @@ class _Reference:
     def __init__(self, checkpoint: Checkpoint, precision: str, device: torch.device) -> None:
         from transformers import AutoModel
 
-        try:
-            model: Any = AutoModel.from_pretrained(checkpoint.folder, trust_remote_code=False)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise ModelError(
-                f"model {checkpoint.name} cannot be loaded",
-                why=" ".join(str(error).split())[:200],
-                remedy="fetch the checkpoint again, or choose another",
-            ) from error
+        with weights.loading(checkpoint):
+            model: Any = AutoModel.from_pretrained(
+                checkpoint.folder, trust_remote_code=False, weights_only=True
+            )
         self._model = model.to(device).eval()
         self._device, self._number_type = device, SIXTEEN_BITS.get(precision)
         self._padding = int(model.config.pad_token_id or 0)
@@ -211,12 +209,12 @@ def _mean(hidden_TD: torch.Tensor, where: Ragged) -> torch.Tensor:
     return summed_BD[:-1] / lengths_B[:, None]
 
 
-def _passes(lengths_B: np.ndarray) -> Iterator[np.ndarray]:
+def _passes(lengths_B: np.ndarray, tokens: int) -> Iterator[np.ndarray]:
     """Texts of like length that go through together, the longest first."""
     order = np.argsort(-lengths_B, kind="stable")
     first = 0
     while first < len(order):
         # Padded batches are as wide as their longest text.
-        count = max(1, PASS_TOKENS // int(lengths_B[order[first]]))
+        count = max(1, tokens // int(lengths_B[order[first]]))
         yield order[first : first + count]
         first += count

@@ -19,9 +19,10 @@ from budgerigar.encoder.rows import Layout
 
 ROWS = 32
 """On the CPU a batch has a multiple of so many rows; the last ones may be idle."""
-PASS_TOKENS = 4_096
-"""Tokens that go through the frozen prefix together: enough for products to run at their
-full rate, few enough for the results to stay in the processor's caches."""
+PASS_TOKENS = {"cpu": 4_096, "cuda": 65_536}
+"""Tokens that go through the layers together at most, unless one text or one run's batch has
+more: enough for products to run at their full rate, on the CPU few enough for what stands
+between them to stay in its caches."""
 
 
 @dataclass(frozen=True)
@@ -164,10 +165,10 @@ class FrozenBase:
         ends = np.cumsum(lengths[order])
         starts = offsets[:-1] - offsets[0]
         found: np.ndarray | None = None
-        first = 0
+        first, tokens = 0, PASS_TOKENS[encoder.device.type]
         while first < len(order):
             before = ends[first - 1] if first else 0
-            fitting = int(np.searchsorted(ends, before + PASS_TOKENS, side="right"))
+            fitting = int(np.searchsorted(ends, before + tokens, side="right"))
             chosen = order[first : max(first + 1, fitting)]
             hidden, _ = self.compute(texts, numbers[chosen], layers)
             counts = np.diff(offsets)[chosen]

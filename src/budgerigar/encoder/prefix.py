@@ -24,7 +24,7 @@ import numpy as np
 from budgerigar.console import note, warn
 from budgerigar.encoder.rows import CHUNKS, DATA, Layout, check_sums, compute_rows, map_rows
 from budgerigar.errors import BudgieError, RunError
-from budgerigar.files import write_json
+from budgerigar.files import recover, write_json
 
 FOLDER_VARIABLE = "BUDGERIGAR_CACHE"
 LIMIT_VARIABLE = "BUDGERIGAR_CACHE_BYTES"
@@ -247,6 +247,7 @@ class PrefixCache:
         part = self.folder / f"{name}{PART}"
         try:
             part.mkdir(exist_ok=True)
+            recover(part)
             write_json(part / META, {"about": dict(about)})
             sums = compute_rows(part, layout, compute, label)
             write_json(part / META, {"about": dict(about), "sums": sums})

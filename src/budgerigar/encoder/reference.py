@@ -7,7 +7,6 @@ faster paths are held against. It pads each batch to its longest text.
 from __future__ import annotations
 
 import contextlib
-import pickle
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -23,6 +22,7 @@ from peft import (
 from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging
 
+from budgerigar.encoder import weights
 from budgerigar.encoder.adapter_files import Stored, config_to_json, peft_config
 from budgerigar.encoder.budget import Part, Selection
 from budgerigar.encoder.checkpoints import Checkpoint
@@ -32,7 +32,6 @@ from budgerigar.encoder.initial import FILE_PREFIX, draw_head, draw_updates
 from budgerigar.encoder.interface import Tokens, Trainable, require_same
 from budgerigar.encoder.lora import LowRank
 from budgerigar.encoder.shape import Shape, classifier_config, layer_of
-from budgerigar.encoder.weights import refused_pickle
 from budgerigar.errors import AdapterError, ModelError
 
 
@@ -217,25 +216,16 @@ def _load_classifier(
 ) -> tuple[Any, list[str]]:
     """The classifier, and the names of its tensors that the checkpoint does not hold."""
     config = classifier_config(checkpoint, classes, dropouts.hidden, dropouts.attention)
-    with _quiet():
-        try:
-            model, report = AutoModelForSequenceClassification.from_pretrained(
-                checkpoint.folder,
-                config=config,
-                dtype=torch.float32,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-                trust_remote_code=False,
-                weights_only=True,
-            )
-        except pickle.UnpicklingError as error:
-            raise refused_pickle(checkpoint) from error
-        except (OSError, ValueError, RuntimeError) as error:
-            raise ModelError(
-                f"weights of model {checkpoint.name} cannot be loaded",
-                why=" ".join(str(error).split())[:200],
-                remedy="fetch the checkpoint again, or choose another",
-            ) from error
+    with _quiet(), weights.loading(checkpoint):
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            checkpoint.folder,
+            config=config,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            trust_remote_code=False,
+            weights_only=True,
+        )
     mismatched = [entry[0] for entry in report["mismatched_keys"]]
     made = sorted({*report["missing_keys"], *mismatched})
     lacking = [name for name in made if not saved_modules & set(name.split("."))]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from budgerigar.errors import ModelError
+from budgerigar.errors import ModelError, told
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -38,6 +38,9 @@ MATRIX_NAMES = {
 HIDDEN_DROPOUTS = ("hidden_dropout_prob", "dropout", "classifier_dropout", "seq_classif_dropout",
                    "embedding_dropout", "mlp_dropout")  # fmt: skip
 ATTENTION_DROPOUTS = ("attention_probs_dropout_prob", "attention_dropout")
+
+MOST_LAYERS = 1000
+"""More would be made one by one before anything could refuse them."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,11 @@ def read_shape(checkpoint: Checkpoint, classes: int) -> Shape:
     Raises:
         ModelError: when transformers has no classifier of that architecture.
     """
-    model = meta_classifier(checkpoint, classes)
+    with told(lambda why: _no_classifier(checkpoint, why)):
+        return _shape_of(meta_classifier(checkpoint, classes), checkpoint)
+
+
+def _shape_of(model: PreTrainedModel, checkpoint: Checkpoint) -> Shape:
     base = model.base_model
     layers_path = _layers_path(model)
     layers = model.get_submodule(layers_path)
@@ -152,15 +159,8 @@ def meta_classifier(checkpoint: Checkpoint, classes: int) -> PreTrainedModel:
     from transformers import AutoModelForSequenceClassification
 
     config = classifier_config(checkpoint, classes)
-    try:
-        with torch.device("meta"):
-            return AutoModelForSequenceClassification.from_config(config)
-    except (ValueError, KeyError) as error:
-        raise ModelError(
-            f"model {checkpoint.name} cannot become a text classifier",
-            why=" ".join(str(error).split())[:160],
-            remedy="choose an encoder such as roberta-base",
-        ) from error
+    with told(lambda why: _no_classifier(checkpoint, why)), torch.device("meta"):
+        return AutoModelForSequenceClassification.from_config(config)
 
 
 def classifier_config(
@@ -173,21 +173,33 @@ def classifier_config(
     from transformers import AutoConfig
 
     checkpoint.config()
-    try:
+    with told(lambda why: _unknown(checkpoint, why)):
         config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
         # Not as an argument: transformers would warn of a checkpoint with other classes.
         config.num_labels = classes
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(
-            f"model {checkpoint.name} has a configuration that transformers does not know",
-            why=" ".join(str(error).split())[:160],
-            remedy="choose an encoder such as roberta-base",
-        ) from error
+        if (depth := getattr(config, "num_hidden_layers", 0)) > MOST_LAYERS:
+            raise ValueError(f"it has {depth:,} layers, and {MOST_LAYERS:,} are the most")
     for value, names in ((dropout, HIDDEN_DROPOUTS), (attention_dropout, ATTENTION_DROPOUTS)):
         for name in names:
             if value is not None and hasattr(config, name):
                 setattr(config, name, value)
     return config
+
+
+def _unknown(checkpoint: Checkpoint, why: str) -> ModelError:
+    return ModelError(
+        f"model {checkpoint.name} has a configuration that transformers does not know",
+        why=why,
+        remedy="choose an encoder such as roberta-base",
+    )
+
+
+def _no_classifier(checkpoint: Checkpoint, why: str) -> ModelError:
+    return ModelError(
+        f"model {checkpoint.name} cannot become a text classifier",
+        why=why,
+        remedy="choose an encoder such as roberta-base",
+    )
 
 
 def layer_of(parameter_name: str, layers_path: str) -> int | None:

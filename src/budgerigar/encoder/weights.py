@@ -17,7 +17,7 @@ import torch
 from budgerigar.encoder.checkpoints import Checkpoint
 from budgerigar.encoder.families import Family
 from budgerigar.encoder.products import Product
-from budgerigar.errors import ModelError
+from budgerigar.errors import ModelError, told
 
 
 @dataclass(frozen=True)
@@ -141,13 +141,33 @@ def _pooler(family: Family, read: Any, device: torch.device) -> dict[str, torch.
         return {}
 
 
-def refused_pickle(checkpoint: Checkpoint) -> ModelError:
-    """The one way to say that a weights file is a pickle of more than tensors."""
-    return ModelError(
-        f"weights of model {checkpoint.name} cannot be loaded",
-        why="its pytorch_model.bin asks for more than tensors need; nothing of it was run",
-        remedy="choose a checkpoint with safetensors",
-    )
+@contextmanager
+def loading(checkpoint: Checkpoint) -> Iterator[None]:
+    """Tells whatever falls over weights files, and nothing of them runs.
+
+    Raises:
+        ModelError: in the place of what a library raised.
+    """
+
+    def unreadable(why: str) -> ModelError:
+        return ModelError(
+            f"weights of model {checkpoint.name} cannot be loaded",
+            why=why,
+            remedy="fetch the checkpoint again, or choose another",
+        )
+
+    try:
+        with told(unreadable):
+            yield
+    except ModelError as error:
+        if not isinstance(error.__cause__, pickle.UnpicklingError):
+            raise
+        # torch's own words would advise to load it all the same.
+        raise ModelError(
+            f"weights of model {checkpoint.name} cannot be loaded",
+            why="its pytorch_model.bin asks for more than tensors need; nothing of it was run",
+            remedy="choose a checkpoint with safetensors",
+        ) from error
 
 
 @contextmanager
@@ -165,11 +185,11 @@ def open_tensors(
         ModelError: when the files cannot be read; the function, when it has no such tensor, or
             one of another shape.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     with ExitStack() as files:
         places: dict[str, Any] = {}
-        try:
+        with loading(checkpoint):
             for path in checkpoint.weights():
                 if path.suffix == ".safetensors":
                     opened = files.enter_context(safe_open(path, framework="pt"))
@@ -179,14 +199,6 @@ def open_tensors(
                     if not all(isinstance(one, torch.Tensor) for one in dict(stored).values()):
                         raise ValueError(f"{path.name} holds more than tensors")
                     places.update(dict.fromkeys(stored, stored.__getitem__))
-        except pickle.UnpicklingError as error:
-            raise refused_pickle(checkpoint) from error
-        except (SafetensorError, OSError, RuntimeError, ValueError, TypeError) as error:
-            raise ModelError(
-                f"weights of model {checkpoint.name} cannot be loaded",
-                why=" ".join(str(error).split())[:200],
-                remedy="fetch the checkpoint again, or choose another",
-            ) from error
 
         def read(path: str) -> torch.Tensor:
             module, _, part = path.rpartition(".")
