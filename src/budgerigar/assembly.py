@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from budgerigar.planning import Plan
-from budgerigar.recipe import SHARED_OPTIMIZER_FIELDS, Recipe
+from budgerigar.recipe import (
+    SHARED_OPTIMIZER_FIELDS,
+    GeneralizedCrossEntropy,
+    Recipe,
+    SymmetricCrossEntropy,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -15,6 +20,7 @@ if TYPE_CHECKING:
     from budgerigar.encoder.interface import Encoder
     from budgerigar.encoder.paths import Start
     from budgerigar.training.loop import LoopSettings
+    from budgerigar.training.losses import Loss
 
 
 def start_of(plan: Plan) -> Start:
@@ -51,7 +57,7 @@ def loop_settings(recipe: Recipe, class_weights: tuple[float, ...] | None = None
         batch=recipe.batch,
         accumulation=recipe.accumulation,
         clip=recipe.clip,
-        label_smoothing=recipe.label_smoothing,
+        loss=loss_of(recipe),
         class_weights=class_weights,
         early_stopping=recipe.early_stopping,
         checkpoint_steps=recipe.checkpoint_steps,
@@ -59,6 +65,18 @@ def loop_settings(recipe: Recipe, class_weights: tuple[float, ...] | None = None
         warmup=recipe.schedule.warmup,
         seed=recipe.seed,
     )
+
+
+def loss_of(recipe: Recipe) -> Loss:
+    """The loss that a recipe asks for."""
+    from budgerigar.training import losses
+
+    match recipe.loss:
+        case GeneralizedCrossEntropy(q=q):
+            return losses.GeneralizedCrossEntropy(q)
+        case SymmetricCrossEntropy(alpha=alpha, beta=beta):
+            return losses.SymmetricCrossEntropy(alpha, beta)
+    return losses.CrossEntropy(recipe.label_smoothing)
 
 
 def class_weights(recipe: Recipe, labels: np.ndarray, classes: int) -> tuple[float, ...] | None:

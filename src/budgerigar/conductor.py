@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from budgerigar.audit.section import Section
+    from budgerigar.audit.vectors import TextEncoder
     from budgerigar.encoder.interface import Tokens
     from budgerigar.training.loop import Outcome
 
@@ -131,6 +132,9 @@ class Conductor:
         with self._stage("data"):
             splits = sources.read_splits(self.recipe, self.plan.classes)
             self.notes.extend(splits.notes)
+        if self.recipe.data.drop_suspects:
+            with self._stage("suspects"):
+                splits = self._without_suspects(splits)
         with self._stage("tokens"):
             tokenizer = load_tokenizer(self.plan.checkpoint.folder, self.recipe.model.name)
             packed = {
@@ -161,6 +165,25 @@ class Conductor:
             if run.error is None:
                 self._finish(run, splits, packed)
         return [run.error for run in self.runs]
+
+    def _without_suspects(self, splits: Splits) -> Splits:
+        """The splits without the training rows whose label is suspected wrong."""
+        from budgerigar.audit.screening import suspects
+
+        rows = suspects(splits.train, self._text_encoder(), self.recipe.split_seed)
+        kept = sources.without(splits, rows, self.plan.classes)
+        self.notes.append(
+            f"{len(rows):,} of {len(splits.train.texts):,} training texts are left out, as their "
+            "labels are suspected wrong (data.drop_suspects)"
+        )
+        return kept
+
+    def _text_encoder(self) -> TextEncoder:
+        """The frozen base as audits use it."""
+        from budgerigar.audit.vectors import TextEncoder
+
+        model = self.recipe.model
+        return TextEncoder(model.name, model.revision, self.plan.max_length)
 
     def _out_of_memory(self) -> OutOfMemory:
         """Names the smallest change that takes about half the memory in the stage that failed."""
@@ -242,10 +265,8 @@ class Conductor:
         if splits.unlabelled is None:
             return None
         from budgerigar.audit import section
-        from budgerigar.audit.vectors import TextEncoder
 
-        model, seed = self.recipe.model, self.recipe.split_seed
-        encoder = TextEncoder(model.name, model.revision, self.plan.max_length)
+        encoder, seed = self._text_encoder(), self.recipe.split_seed
         drawn = np.random.default_rng(seed)
         train = section.encode(encoder, splits.train.texts, "training texts", drawn)
         other = section.encode(encoder, splits.unlabelled.texts, "unlabelled texts")

@@ -133,6 +133,9 @@ class Data(Part):
     """Use at most this many rows of `train`, drawn by class; a validation share comes from them."""
     seed: Seed | None = None
     """Of the splits and of the rows that `max_rows` draws; empty takes the run's own."""
+    drop_suspects: bool = False
+    """Whether training rows are left out whose label `budgie inspect` would suspect wrong;
+    validation and test keep theirs."""
     max_length: Annotated[int, Field(ge=4)] = 256
     """Longest text in tokens, special ones included; the rest is cut, in prediction too."""
 
@@ -279,9 +282,43 @@ SHARED_OPTIMIZER_FIELDS = {*OptimizerPart.model_fields, "name"}
 """What is not an option of the torch optimizer itself."""
 
 AnyOptimizer = AdamW | Adam | RMSprop | SGD | NAdam | RAdam | Adagrad | Adafactor
-OPTIMIZERS: dict[str, type[OptimizerPart]] = {
-    get_args(kind.model_fields["name"].annotation)[0]: kind for kind in get_args(AnyOptimizer)
-}
+
+
+def _by_name(kinds: Any) -> dict[str, type[Part]]:
+    """The kinds of a union by their names, the one that holds without a name first."""
+    return {get_args(kind.model_fields["name"].annotation)[0]: kind for kind in get_args(kinds)}
+
+
+OPTIMIZERS = _by_name(AnyOptimizer)
+
+
+class CrossEntropy(Part):
+    """Cross-entropy, with `label_smoothing` where that is not 0."""
+
+    name: Literal["cross_entropy"] = "cross_entropy"
+
+
+class GeneralizedCrossEntropy(Part):
+    """Generalized cross-entropy (arXiv:1805.07836): improbable labels pull less."""
+
+    name: Literal["generalized_cross_entropy"]
+    q: Annotated[float, Field(gt=0, le=1)] = 0.7
+    """0 would be cross-entropy, 1 is the mean absolute error."""
+
+
+class SymmetricCrossEntropy(Part):
+    """Cross-entropy and reverse cross-entropy (arXiv:1908.06112): no label pulls without end."""
+
+    name: Literal["symmetric_cross_entropy"]
+    alpha: Rate = 0.1
+    """Weight of cross-entropy."""
+    beta: Rate = 1.0
+    """Weight of reverse cross-entropy."""
+
+
+AnyLoss = CrossEntropy | GeneralizedCrossEntropy | SymmetricCrossEntropy
+KINDS = {"optimizer": OPTIMIZERS, "loss": _by_name(AnyLoss)}
+"""Fields that hold one of several kinds, told apart by `name`."""
 
 
 class Schedule(Part):
@@ -327,6 +364,8 @@ class Recipe(Part):
     asks for; `reference` always with transformers + PEFT."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of the frozen products; weights that train, their gradients and the loss are float32."""
+    loss: Annotated[AnyLoss, Discriminator("name")] = CrossEntropy()
+    """Where labels are known to be wrong at times, see docs/label-noise.md."""
     label_smoothing: Share = 0.0
     """Share of the target spread evenly over all classes."""
     class_weights: Literal["none", "balanced"] | tuple[Rate, ...] = "none"
@@ -347,17 +386,30 @@ class Recipe(Part):
 
     @model_validator(mode="before")
     @classmethod
-    def _default_optimizer(cls, values: Any) -> Any:
-        optimizer = values.get("optimizer") if isinstance(values, Mapping) else None
-        if isinstance(optimizer, Mapping) and "name" not in optimizer:
-            return {**values, "optimizer": {**optimizer, "name": "adamw"}}
-        return values
+    def _named_kinds(cls, values: Any) -> Any:
+        """Lets a name alone stand for its kind, and fields alone for the first kind."""
+        if not isinstance(values, Mapping):
+            return values
+        named = dict(values)
+        for field, kinds in KINDS.items():
+            given = values.get(field)
+            if isinstance(given, str):
+                named[field] = {"name": given}
+            elif isinstance(given, Mapping):
+                named[field] = {"name": next(iter(kinds)), **given}
+        return named
 
     @model_validator(mode="after")
     def _weights_match_classes(self) -> Recipe:
         weights, classes = self.class_weights, self.data.classes
         if not isinstance(weights, str) and classes and len(weights) != len(classes):
             raise ValueError(f"class_weights has {len(weights)} values for {len(classes)} classes")
+        return self
+
+    @model_validator(mode="after")
+    def _smoothing_has_its_loss(self) -> Recipe:
+        if self.label_smoothing and not isinstance(self.loss, CrossEntropy):
+            raise ValueError(f"label_smoothing is of cross_entropy, the loss is {self.loss.name}")
         return self
 
 

@@ -14,7 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from budgerigar.errors import RecipeError, nearest
-from budgerigar.recipe import OPTIMIZERS, LayerRate, Recipe, Space
+from budgerigar.recipe import KINDS, LayerRate, Recipe, Space
 
 
 class _Yaml12(yaml.SafeLoader):
@@ -203,6 +203,8 @@ def _set(tree: dict[str, Any], path: str, value: Any) -> None:
         if isinstance(place, list):
             place = place[int(step)]
             continue
+        if step in KINDS and isinstance(place.get(step), str):
+            place[step] = {"name": place[step]}
         if not isinstance(place.get(step), dict | list):
             place[step] = {}
         place = place[step]
@@ -227,10 +229,8 @@ def _fault(item: dict[str, Any], tree: Mapping[str, Any], root: Any = Recipe) ->
         known = _fields_at(steps[:-1], tree, root)
         return f"{path}: unknown field{nearest(str(steps[-1]), known)}"
     if item["type"] == "union_tag_invalid":
-        name = str(item["ctx"]["tag"])
-        return (
-            f"{path}.name: {name!r} is none of {', '.join(OPTIMIZERS)}{nearest(name, OPTIMIZERS)}"
-        )
+        name, known = str(item["ctx"]["tag"]), list(KINDS[path])
+        return f"{path}.name: {name!r} is none of {', '.join(known)}{nearest(name, known)}"
     message = item["msg"].removeprefix("Value error, ")
     given = item["input"]
     if item["type"] == "missing":
@@ -244,8 +244,8 @@ def _is_union_tag(step: Any, loc: tuple[Any, ...]) -> bool:
     if not isinstance(step, str):
         return False
     position = loc.index(step)
-    if position == 1 and loc[0] == "optimizer":
-        return step in OPTIMIZERS
+    if position == 1 and loc[0] in KINDS:
+        return step in KINDS[loc[0]]
     return "[" in step or step in ("str", "float", "constrained-str")
 
 
@@ -253,8 +253,9 @@ def _fields_at(steps: Iterable[Any], tree: Mapping[str, Any], root: Any) -> list
     """The field names of the part at a path; none where names are free."""
     part = root
     for step in steps:
-        if step == "optimizer":
-            part = OPTIMIZERS[str(tree["optimizer"].get("name", "adamw"))]
+        if step in KINDS:
+            kinds = KINDS[step]
+            part = kinds[str(tree[step].get("name", next(iter(kinds))))]
         elif isinstance(step, int):
             part = LayerRate
         elif step not in getattr(part, "model_fields", ()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,18 @@ def read_splits(recipe: Recipe, classes: Sequence[str]) -> Splits:
             count = f"{shared} of {len(unlabelled.texts)} unlabelled texts"
             notes.append(f"{count} stand in the {name} rows, with their labels")
     return Splits(train, validation, test, unlabelled, tuple(notes))
+
+
+def without(splits: Splits, rows: np.ndarray, classes: Sequence[str]) -> Splits:
+    """The splits without some training rows.
+
+    Raises:
+        DataError: when a class loses all its texts.
+    """
+    kept = np.setdiff1d(np.arange(len(splits.train.texts)), rows)
+    train = splits.train.select(kept)
+    corpus.check_classes(labels_of(train), labels_of(splits.validation), classes)
+    return replace(splits, train=train)
 
 
 def read_unlabelled(source: str, columns: str | None) -> Corpus:

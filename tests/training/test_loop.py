@@ -20,6 +20,7 @@ from budgerigar.encoder.lora import LowRank
 from budgerigar.encoder.shape import read_shape
 from budgerigar.training import checkpoint, loop, optimizer
 from budgerigar.training.loop import LoopSettings, StepRecord, Surroundings, Trainee, Validation
+from budgerigar.training.losses import CrossEntropy
 from budgerigar.training.optimizer import Rates
 
 STEPS = 50
@@ -32,7 +33,7 @@ SETTINGS = LoopSettings(
     batch=4,
     accumulation=1,
     clip=1.0,
-    label_smoothing=0.0,
+    loss=CrossEntropy(),
     class_weights=None,
     early_stopping=None,
     checkpoint_steps=10_000,

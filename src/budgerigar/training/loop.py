@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from budgerigar.console import Progress, note
 from budgerigar.encoder import cohort, dropout
@@ -27,6 +26,7 @@ from budgerigar.encoder.interface import Encoder, Tokens
 from budgerigar.errors import Interrupted, TrainingStopped
 from budgerigar.training import checkpoint
 from budgerigar.training.checkpoint import Position
+from budgerigar.training.losses import Loss
 from budgerigar.training.optimizer import schedule, set_rates
 from budgerigar.training.stops import stop_requests
 
@@ -40,7 +40,7 @@ class LoopSettings:
     batch: int
     accumulation: int
     clip: float | None
-    label_smoothing: float
+    loss: Loss
     class_weights: tuple[float, ...] | None
     early_stopping: int | None
     checkpoint_steps: int
@@ -288,13 +288,7 @@ class _Run:
     def loss(self, batch: Batch, logits_BC: torch.Tensor) -> torch.Tensor | None:
         """A batch's share of the step's mean loss, scaled; None where it is no number."""
         labels_B = torch.from_numpy(self.labels[batch.rows]).to(logits_BC.device)
-        total = F.cross_entropy(
-            logits_BC,
-            labels_B,
-            weight=self.class_weights,
-            reduction="sum",
-            label_smoothing=self.settings.label_smoothing,
-        )
+        total = self.settings.loss.total(logits_BC, labels_B, self.class_weights)
         if self.class_weights is None:
             share = total / len(self._rows)
         else:
