@@ -26,7 +26,7 @@ import budgerigar
 import peer
 from budgerigar import recipe_text, sources
 from budgerigar.data.tokens import load_tokenizer, tokenize
-from budgerigar.encoder import checkpoints
+from budgerigar.encoder import checkpoints, hardware
 from budgerigar.evaluation import verdicts
 
 TEXTBOOK = {"model.prefix_dropout": True}
@@ -145,7 +145,7 @@ def fully_tuned(folder: Path, seed: int, asked: argparse.Namespace) -> float:
     labels, truth = sources.labels_of(splits.train), sources.labels_of(splits.test)
     torch.manual_seed(seed)
     model = AutoModelForSequenceClassification.from_pretrained(checkpoint.folder, num_labels=4)
-    model.train()
+    model.to(hardware.device()).train()
     adamw = torch.optim.AdamW(model.parameters(), lr=FULL_RATE, weight_decay=0.01)
     steps = asked.epochs * -(-len(train) // recipe.batch)
     schedule = get_linear_schedule_with_warmup(adamw, steps // 10, steps)
@@ -162,7 +162,7 @@ def fully_tuned(folder: Path, seed: int, asked: argparse.Namespace) -> float:
         for first in range(0, len(order), 64):
             rows = order[first : first + 64]
             found = peer.logits(model, [test[row] for row in rows], peer.BEST, padding)
-            right += int((found.argmax(1).numpy() == truth[rows]).sum())
+            right += int((found.argmax(1).cpu().numpy() == truth[rows]).sum())
     folder.mkdir(parents=True, exist_ok=True)
     content = {"accuracy": right / len(test), "seconds": round(time.monotonic() - start, 1)}
     done.write_text(json.dumps(content) + "\n")

@@ -27,7 +27,7 @@ from budgerigar import assembly, recipe_text
 from budgerigar.encoder import hardware, paths
 from budgerigar.planning import Plan, with_seed
 from budgerigar.training import loop
-from training import EPOCHS, PREFIX_TEXTS, STEPS, Sides, prepared_sides
+from training import EPOCHS, PEER_STEPS, Sides, prepared_sides, steps_here
 
 SIZES = (1, 2, 4, 8, 16)
 BESIDE_PEFT = 8
@@ -52,7 +52,7 @@ class Cohorts:
         """A side: seconds for a text of every run, over all epochs, frozen layers included."""
 
         def side(number: int) -> float:
-            prefix = self.sides.prefix_seconds(number, PREFIX_TEXTS) / PREFIX_TEXTS
+            prefix = self.sides.prefix_seconds_a_text(number)
             return prefix + EPOCHS * self.round_seconds(number, size) / self.batch
 
         return side
@@ -73,7 +73,7 @@ class Cohorts:
                     settings=replace(
                         assembly.loop_settings(plan.recipe),
                         seed=1000 * number + place,
-                        steps=STEPS,
+                        steps=steps_here(),
                         schedule="constant",
                         warmup=0.0,
                     ),
@@ -130,7 +130,7 @@ def measure_all(asked: argparse.Namespace, work: Path) -> None:
     found = measure.in_turn(
         {
             **{str(size): cohorts.of(size) for size in sizes},
-            "best_peft": lambda number: EPOCHS * sides.peft(peer.BEST, STEPS)(number),
+            "best_peft": lambda number: EPOCHS * sides.peft(peer.BEST, PEER_STEPS)(number),
         },
         asked.rounds,
     )

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -37,10 +39,17 @@ def ratios(above: Sequence[float], below: Sequence[float]) -> Spread:
 
 
 def seconds(action: Callable[[], object]) -> float:
-    """How long an action takes."""
+    """How long an action takes, to its end on the GPU where there is one."""
+    _wait()
     start = time.perf_counter()
     action()
+    _wait()
     return time.perf_counter() - start
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def in_turn(

@@ -12,6 +12,8 @@ from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from transformers import AutoModelForSequenceClassification
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from budgerigar.encoder import hardware
+
 
 @dataclass(frozen=True)
 class Method:
@@ -57,7 +59,7 @@ def classifier(
     for parameter in wrapped.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    return wrapped
+    return wrapped.to(hardware.device())
 
 
 def batches(
@@ -84,8 +86,10 @@ def logits(
     for row, text in enumerate(texts):
         ids_BL[row, : len(text)] = text[:longest]
         mask_BL[row, : len(text)] = 1
-    with torch.autocast("cpu", torch.bfloat16, enabled=method.autocast):
-        output = model(input_ids=torch.from_numpy(ids_BL), attention_mask=torch.from_numpy(mask_BL))
+    device = hardware.device()
+    ids, mask = torch.from_numpy(ids_BL).to(device), torch.from_numpy(mask_BL).to(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=method.autocast):
+        output = model(input_ids=ids, attention_mask=mask)
     return output.logits.float()
 
 
@@ -100,7 +104,8 @@ def train_step(
     """One optimizer step, clipped."""
     optimizer.zero_grad()
     found = logits(model, texts, method, padding)
-    torch.nn.functional.cross_entropy(found, torch.tensor(labels)).backward()
+    truth = torch.tensor(labels, device=found.device)
+    torch.nn.functional.cross_entropy(found, truth).backward()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     torch.nn.utils.clip_grad_norm_(parameters, 1.0)
     optimizer.step()

@@ -125,7 +125,7 @@ class SameEnd:
             for first in range(0, len(order), 64):
                 rows = order[first : first + 64]
                 found = peer.logits(model, [texts[row] for row in rows], peer.BEST, self.padding)
-                right += int((found.argmax(1).numpy() == labels[rows]).sum())
+                right += int((found.argmax(1).cpu().numpy() == labels[rows]).sum())
         return right / len(texts)
 
     def _recipe(self, name: str, model: str, data: str) -> Recipe:

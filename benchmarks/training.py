@@ -37,9 +37,12 @@ from budgerigar.training import loop
 Shape = tuple[int, int, bool]
 """Inputs, outputs, and whether the product runs backwards too."""
 EPOCHS = 5
-STEPS = 8
-"""Training steps of a stretch; the notebook's method gets one, as each takes seconds."""
-PREFIX_TEXTS = 128
+STEPS = {"cpu": 8, "cuda": 400}
+"""Training steps of a stretch, more where graphs are recorded in its beginning; the notebook's
+method gets one, as each takes seconds."""
+PEER_STEPS = 8
+"""And PEFT's."""
+PREFIX_TEXTS = {"cpu": 128, "cuda": 4_096}
 """Texts of a stretch of the pass through the frozen layers."""
 
 
@@ -56,6 +59,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3, help="of the time to the same accuracy")
     parser.add_argument("--json", type=Path, help="write the figures here")
     return parser.parse_args()
+
+
+def steps_here() -> int:
+    """Training steps of a stretch on this machine's device."""
+    return STEPS[hardware.device().type]
 
 
 class Sides:
@@ -84,8 +92,8 @@ class Sides:
 
     def budgie(self, number: int) -> float:
         """Seconds for a text in one epoch, the frozen layers' share included."""
-        prefix = self.prefix_seconds(number, PREFIX_TEXTS) / PREFIX_TEXTS
-        step = self.step_seconds(number, STEPS, self.prepared, self.labels)
+        prefix = self.prefix_seconds_a_text(number)
+        step = self.step_seconds(number, steps_here(), self.prepared, self.labels)
         return step / self.plan.recipe.batch + prefix / EPOCHS
 
     def floor(self, number: int) -> float:
@@ -94,7 +102,7 @@ class Sides:
         tokens = round(float(np.mean(self.packed.lengths)) * recipe.batch)
         number_type = hardware.SIXTEEN_BITS.get(self.precision, torch.float32)
         below, above = unavoidable_products(self.plan)
-        passed = frozen.PASS_TOKENS
+        passed = frozen.PASS_TOKENS[hardware.device().type]
         once = products_seconds(below, passed, number_type) * tokens / passed
         often = products_seconds(above, -(-tokens // frozen.ROWS) * frozen.ROWS, number_type)
         return (often + once / EPOCHS) / recipe.batch
@@ -160,6 +168,11 @@ class Sides:
             loop.train([trainee], texts, labels)
         return float(np.mean([record.seconds for record in found]))
 
+    def prefix_seconds_a_text(self, number: int) -> float:
+        """Seconds for a text of a stretch of the pass through the frozen layers."""
+        texts = min(len(self.packed), PREFIX_TEXTS[hardware.device().type])
+        return self.prefix_seconds(number, texts) / texts
+
     def prefix_seconds(self, number: int, texts: int) -> float:
         """Seconds to pass some texts through the frozen layers, into a cache of their own."""
         rows = np.random.default_rng(number).permutation(len(self.packed))[:texts]
@@ -198,11 +211,13 @@ def unavoidable_products(plan: Plan) -> tuple[list[Shape], list[Shape]]:
 def products_seconds(shapes: list[Shape], rows: int, number_type: torch.dtype) -> float:
     """Seconds that products of these shapes take, one after another and nothing else, with
     weights laid out as the engine lays them out."""
+    device = hardware.device()
     products = [
-        Product(torch.randn(outputs, inputs).to(number_type), None) for inputs, outputs, _ in shapes
+        Product(torch.randn(outputs, inputs, device=device).to(number_type), None)
+        for inputs, outputs, _ in shapes
     ]
     operands = {
-        width: torch.randn(rows, width).to(number_type)
+        width: torch.randn(rows, width, device=device).to(number_type)
         for inputs, outputs, _ in shapes
         for width in (inputs, outputs)
     }
@@ -286,8 +301,8 @@ def measure_all(asked: argparse.Namespace, work: Path) -> None:
         {
             "budgie": sides.budgie,
             "floor": sides.floor,
-            "best_peft": sides.peft(peer.BEST, STEPS),
-            "lean_peft": sides.peft(peer.LEAN, STEPS),
+            "best_peft": sides.peft(peer.BEST, PEER_STEPS),
+            "lean_peft": sides.peft(peer.LEAN, PEER_STEPS),
             "notebook": sides.peft(peer.NOTEBOOK, 1),
         },
         asked.rounds,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from budgerigar.data.tokens import PackedTexts
-from budgerigar.encoder import checkpoints, cohort, paths
+from budgerigar.encoder import checkpoints, cohort, hardware, paths
 from budgerigar.encoder.budget import Selection
 from budgerigar.encoder.cohort import Batch
 from budgerigar.encoder.dropout import Dropouts
@@ -99,7 +99,7 @@ def base_of(tmp_path_factory):
                 shape=read_shape(checkpoint, CLASSES),
                 classes=CLASSES,
                 precision="float32",
-                device=torch.device("cpu"),
+                device=hardware.device(),
                 sha256=family,
             )
         return replace(made[family], precision=precision)
@@ -142,7 +142,7 @@ def gradients_of(encoder, texts, rows):
     for one in trainables:
         one.tensor.grad = None
     logits_BC = encoder.logits(texts, rows, np.random.default_rng(0))
-    labels_B = torch.arange(len(rows)) % CLASSES
+    labels_B = torch.arange(len(rows), device=logits_BC.device) % CLASSES
     F.cross_entropy(logits_BC, labels_B).backward()
     return logits_BC.detach(), {one.name: one.tensor.grad for one in trainables}
 
@@ -302,7 +302,7 @@ def test_gradients_under_dropout_are_those_of_the_function_computed(base_of, fam
         LowRank(16, 0.2, False),
     )
     texts, rows = texts_of([20, 7, 33, 12]), np.arange(4)
-    labels = torch.arange(4)
+    labels = torch.arange(4, device=engine.device)
 
     def loss() -> torch.Tensor:
         logits = engine.logits(texts, rows, np.random.default_rng(3))
@@ -311,7 +311,7 @@ def test_gradients_under_dropout_are_those_of_the_function_computed(base_of, fam
     trainables = engine.trainables()
     gradients = torch.autograd.grad(loss(), [one.tensor for one in trainables])
     generator = torch.Generator().manual_seed(9)
-    direction = [torch.randn(g.shape, generator=generator) for g in gradients]
+    direction = [torch.randn(g.shape, generator=generator).to(g.device) for g in gradients]
     slope = sum(float((g * d).sum()) for g, d in zip(gradients, direction, strict=True))
     # Small, as the head of DistilBERT has corners.
     step, ends = 4e-5, []

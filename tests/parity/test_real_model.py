@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer
 
 from budgerigar.data.tokens import PackedTexts
-from budgerigar.encoder import checkpoints, paths
+from budgerigar.encoder import checkpoints, hardware, paths
 from budgerigar.encoder.budget import Selection
 from budgerigar.encoder.dropout import Dropouts
 from budgerigar.encoder.lora import LowRank
@@ -36,9 +36,7 @@ def base(shared, minilm, tmp_path_factory) -> paths.Base:
     subprocess.run([sys.executable, script, folder], check=True, capture_output=True)
     checkpoint = checkpoints.locate(str(folder), None, weights=True)
     shape = read_shape(checkpoint, CLASSES)
-    return paths.Base(
-        checkpoint, shape, CLASSES, "float32", torch.device("cpu"), checkpoint.sha256()
-    )
+    return paths.Base(checkpoint, shape, CLASSES, "float32", hardware.device(), checkpoint.sha256())
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +77,8 @@ def classifier(base, selection, *, reference: bool):
 def gradients_of(encoder, texts, rows):
     """Logits and every trainable gradient of one training step's loss."""
     logits_BC = encoder.logits(texts, rows, np.random.default_rng(0))
-    F.cross_entropy(logits_BC, torch.arange(len(rows)) % CLASSES).backward()
+    labels_B = torch.arange(len(rows), device=logits_BC.device) % CLASSES
+    F.cross_entropy(logits_BC, labels_B).backward()
     return logits_BC.detach(), {one.name: one.tensor.grad for one in encoder.trainables()}
 
 

@@ -59,8 +59,11 @@ class Ragged:
         within_T: how far from its text's beginning each row stands, 0 for an idle one.
         token_P: the row at each place of the padded view; padding repeats a text's first.
         place_T: the place of each row, 0 for an idle one.
-        idle: the idle rows; None where there are none.
+        idle: the idle rows; None where there are none, or none that anything would read.
         groups: the padded view's parts.
+        ends_S: where stretches of rows end that see one another, texts and between them idle
+            rows, int32 after a 0; for the kernel of GPUs, None elsewhere.
+        longest: rows of the longest stretch, or more.
     """
 
     starts_B: np.ndarray
@@ -72,6 +75,8 @@ class Ragged:
     place_T: torch.Tensor
     idle: torch.Tensor | None
     groups: tuple[Group, ...]
+    ends_S: torch.Tensor | None = None
+    longest: int = 0
 
 
 def ragged(starts_B: np.ndarray, lengths_B: np.ndarray, rows: int, device: torch.device) -> Ragged:
@@ -92,6 +97,7 @@ def ragged(starts_B: np.ndarray, lengths_B: np.ndarray, rows: int, device: torch
     within_T[token_T] = token_T - np.repeat(starts_B, lengths_B)
     groups, token_P, place_T = _padded_view(starts_B, lengths_B, rows, device)
     idle = np.flatnonzero(text_T == texts)
+    ends_S = np.unique(np.concatenate([starts_B, starts_B + lengths_B, [0, rows]])).astype(np.int32)
     return Ragged(
         starts_B=starts_B,
         lengths_B=lengths_B,
@@ -102,6 +108,8 @@ def ragged(starts_B: np.ndarray, lengths_B: np.ndarray, rows: int, device: torch
         place_T=_tensor(place_T, device),
         idle=_tensor(idle, device) if len(idle) else None,
         groups=groups,
+        ends_S=torch.from_numpy(ends_S).to(device) if device.type == "cuda" else None,
+        longest=int(np.diff(ends_S).max()),
     )
 
 
@@ -177,15 +185,16 @@ def attend_first(
 
 
 def _varlen(qkv_T3D: torch.Tensor, where: Ragged, heads: int, window: int | None) -> torch.Tensor:
-    """PyTorch's variable-length kernel: CUDA, 16 bits, no idle rows. Not run on a GPU yet."""
+    """PyTorch's variable-length kernel: CUDA, 16 bits."""
     from torch.nn.attention.varlen import varlen_attn
 
     query, key, value = qkv_T3D.view(qkv_T3D.shape[0], 3, heads, -1).unbind(1)
-    ends = torch.from_numpy(np.concatenate([[0], np.cumsum(where.lengths_B)]).astype(np.int32))
-    ends = ends.to(qkv_T3D.device)
-    longest = int(where.lengths_B.max())
+    ends_S, longest = where.ends_S, where.longest
+    assert ends_S is not None
     sides = (-1, -1) if window is None else (window, window)
-    context: Any = varlen_attn(query, key, value, ends, ends, longest, longest, window_size=sides)
+    context: Any = varlen_attn(
+        query, key, value, ends_S, ends_S, longest, longest, window_size=sides
+    )
     return context.reshape(qkv_T3D.shape[0], -1)  # type: ignore[no-any-return]
 
 

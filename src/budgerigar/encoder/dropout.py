@@ -17,6 +17,10 @@ import torch
 VALUES = 256
 """Of a byte."""
 
+Stream = np.random.Generator | torch.Generator
+"""Draws the dropout of a step: a run's own, or on a GPU one for all runs of a batch of fixed
+shapes, where the draws are part of a CUDA graph."""
+
 
 @dataclass(frozen=True)
 class Dropouts:
@@ -44,17 +48,18 @@ def keep_scale(rate: float) -> float:
 
 
 def keep_mask(
-    generator: np.random.Generator, rows: int, width: int, rate: float, device: torch.device
+    generator: Stream, rows: int, width: int, rate: float, device: torch.device
 ) -> torch.Tensor | None:
     """A mask `[rows, width]` for `masked`: int8, all bits set where a value is kept and none
     where it is dropped. None where every value is kept."""
     dropped = _dropped(rate)
     if dropped == 0:
         return None
-    if device.type == "cuda":
-        on_device = torch.Generator(device).manual_seed(int(generator.integers(2**63)))
+    if isinstance(generator, np.random.Generator) and device.type == "cuda":
+        generator = torch.Generator(device).manual_seed(int(generator.integers(2**63)))
+    if isinstance(generator, torch.Generator):
         drawn = torch.empty((rows, width), dtype=torch.uint8, device=device)
-        return (drawn.random_(generator=on_device) >= dropped).view(torch.int8).neg_()
+        return (drawn.random_(generator=generator) >= dropped).view(torch.int8).neg_()
     words = generator.bit_generator.random_raw(-(-rows * width // 8))
     # numpy compares bytes ten times as fast as torch does.
     kept = words.view(np.uint8)[: rows * width] >= dropped

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from budgerigar.encoder.attention import Ragged
+from budgerigar.encoder.fixed import DeviceTexts, FixedBatch, has_room
 from budgerigar.encoder.frozen import FrozenBase, PrefixedTexts
 from budgerigar.encoder.interface import Tokens, Trainable, require_same
 from budgerigar.encoder.lora import Factors
@@ -130,7 +131,6 @@ def logits(texts: Tokens, shares: Sequence[Share]) -> list[torch.Tensor]:
         texts: prepared or not.
         shares: of runs over one base.
     """
-    encoder = shares[0].run.base.encoder
     lengths = np.diff(texts.offsets)
     if isinstance(texts, PrefixedTexts):
         start, lengths = texts.layers, np.diff(texts.row_offsets)
@@ -138,12 +138,69 @@ def logits(texts: Tokens, shares: Sequence[Share]) -> list[torch.Tensor]:
         start = min(share.run.lowest for share in shares)
     members = _members(shares, lengths)
     hidden, where = _prefix(texts, shares, members, start)
+    return _above(hidden, where, start, [share.run for share in shares], members)
+
+
+def can_be_fixed(texts: Tokens, runs: Sequence[PackedClassifier]) -> bool:
+    """Whether `fixed_logits` computes these runs' batches on these texts."""
+    encoder = runs[0].base.encoder
+    return (
+        encoder.takes_fixed_shapes
+        and encoder.device.type == "cuda"
+        and encoder.number_type != torch.float32
+        and isinstance(texts, PrefixedTexts)
+        and texts.layers < encoder.depth
+        and has_room(texts)
+    )
+
+
+def on_device(texts: Tokens, runs: Sequence[PackedClassifier]) -> DeviceTexts:
+    """The texts' frozen prefix, kept where the runs compute."""
+    encoder = runs[0].base.encoder
+    assert isinstance(texts, PrefixedTexts)
+    return DeviceTexts(texts, encoder.number_type, encoder.device)
+
+
+def fixed_logits(
+    batch: FixedBatch, runs: Sequence[PackedClassifier], stream: torch.Generator | None
+) -> list[torch.Tensor]:
+    """Logits `[B, C]` of each run's texts in a batch of fixed shapes; nothing waits for the GPU.
+
+    Args:
+        batch: the texts, all runs' equally many.
+        runs: over one base, in the batch's order.
+        stream: draws the dropout of all runs; None computes without.
+    """
+    rows, texts = batch.shape.rows, batch.shape.texts
+    members = [
+        Member(
+            updates=run.adapter.updates,
+            tokens=slice(place * rows, (place + 1) * rows),
+            texts=slice(place * texts, (place + 1) * texts),
+            stream=stream,
+            lowest=run.lowest,
+        )
+        for place, run in enumerate(runs)
+    ]
+    hidden, where = batch.read()
+    return _above(hidden, where, batch.texts.layers, runs, members)
+
+
+def _above(
+    hidden: torch.Tensor,
+    where: Ragged,
+    start: int,
+    runs: Sequence[PackedClassifier],
+    members: Sequence[Member],
+) -> list[torch.Tensor]:
+    """Logits of each run's texts from what enters a layer."""
+    encoder = runs[0].base.encoder
     if start < encoder.depth:
         hidden = encoder.run_layers(hidden, where, range(start, encoder.depth - 1), members)
         hidden = encoder.run_last_layer(hidden, where, members)
     return [
-        encoder.logits(hidden[member.texts], share.run.adapter.head, share.dropout)
-        for share, member in zip(shares, members, strict=True)
+        encoder.logits(hidden[member.texts], run.adapter.head, member.stream)
+        for run, member in zip(runs, members, strict=True)
     ]
 
 

@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from budgerigar.encoder.attention import Ragged
-from budgerigar.encoder.dropout import keep_mask, keep_scale, masked
+from budgerigar.encoder.dropout import Stream, keep_mask, keep_scale, masked
 from budgerigar.encoder.lora import Factors, Use
 
 Head = Mapping[str, torch.Tensor]
@@ -29,7 +29,7 @@ class Member:
     Attributes:
         updates: its low-rank updates by layer and matrix.
         tokens, texts: its rows among tokens and texts.
-        stream: draws its dropout; None computes without.
+        stream: draws its dropout, of all members where it is torch's; None computes without.
         lowest: layer from which hidden states drop out, -1 for the embeddings too: below, a
             cohort's other runs may train, but for this one the layers are a frozen prefix.
     """
@@ -37,7 +37,7 @@ class Member:
     updates: Mapping[tuple[int, str], Factors]
     tokens: slice
     texts: slice
-    stream: np.random.Generator | None
+    stream: Stream | None
     lowest: int
 
     def rows(self, of_texts: bool) -> slice:
@@ -55,8 +55,10 @@ class PackedEncoder(ABC):
         device: where it computes.
         hidden_dropout: rate of dropout of hidden states in training.
         padding: id of the padding token.
+        takes_fixed_shapes: whether it computes batches that `fixed` made.
     """
 
+    takes_fixed_shapes = False
     depth: int
     width: int
     number_type: torch.dtype
@@ -90,9 +92,7 @@ class PackedEncoder(ABC):
         """What the head reads of each text, after the last layer, `[B, D]` float32."""
 
     @abstractmethod
-    def logits(
-        self, pooled_BD: torch.Tensor, head: Head, stream: np.random.Generator | None
-    ) -> torch.Tensor:
+    def logits(self, pooled_BD: torch.Tensor, head: Head, stream: Stream | None) -> torch.Tensor:
         """The head on a run's texts, `[B, C]`."""
 
     def uses(
@@ -100,25 +100,32 @@ class PackedEncoder(ABC):
     ) -> list[Use]:
         """The updates at work on one product, whose outputs are those of `names` in order."""
         uses = []
-        for member in members:
+        for some in _side_by_side(members):
             for place, name in enumerate(names):
-                if (factors := member.updates.get((number, name))) is None:
+                found = [member.updates.get((number, name)) for member in some]
+                updates = [update for update in found if update is not None]
+                together = len(updates) == len(some) and len({u.alike for u in updates}) == 1
+                if together:
+                    rows = slice(some[0].rows(of_texts).start, some[-1].rows(of_texts).stop)
+                    uses.append(self._use(updates, rows, place, some[0].stream))
                     continue
-                rows = member.rows(of_texts)
-                (outputs, _), inputs = factors.b_OR.shape, factors.a_RI.shape[1]
-                keep_TI, scale = None, factors.scale
-                if member.stream is not None and factors.dropout:
-                    scale *= keep_scale(factors.dropout)
-                    keep_TI = keep_mask(
-                        member.stream,
-                        rows.stop - rows.start,
-                        inputs,
-                        factors.dropout,
-                        self.device,
-                    )
-                columns = slice(place * outputs, (place + 1) * outputs)
-                uses.append(Use(factors, rows, columns, keep_TI, scale))
+                for member, update in zip(some, found, strict=True):
+                    if update is not None:
+                        rows = member.rows(of_texts)
+                        uses.append(self._use([update], rows, place, member.stream))
         return uses
+
+    def _use(
+        self, updates: Sequence[Factors], rows: slice, place: int, stream: Stream | None
+    ) -> Use:
+        """Updates that are alike, of runs side by side, on the matrix at a place of a product."""
+        (outputs, _), inputs = updates[0].b_OR.shape, updates[0].a_RI.shape[1]
+        rate, keep_TI, scale = updates[0].dropout, None, updates[0].scale
+        if stream is not None and rate:
+            scale *= keep_scale(rate)
+            keep_TI = keep_mask(stream, rows.stop - rows.start, inputs, rate, self.device)
+        columns = slice(place * outputs, (place + 1) * outputs)
+        return Use(tuple(updates), rows, columns, keep_TI, scale)
 
     def keep(
         self, number: int, members: Sequence[Member], rows: int, width: int, of_texts: bool
@@ -129,6 +136,12 @@ class PackedEncoder(ABC):
         The rate is the base's, and so one for all runs. Idle rows keep everything.
         """
         masks: dict[Member, torch.Tensor] = {}
+        scale = keep_scale(self.hidden_dropout)
+        if len(_side_by_side(members)) == 1 and all(number >= one.lowest for one in members):
+            stream = members[0].stream
+            if stream is not None and members[-1].rows(of_texts).stop == rows:
+                mask = keep_mask(stream, rows, width, self.hidden_dropout, self.device)
+                return mask, 1.0 if mask is None else scale
         for member in members:
             own = member.rows(of_texts)
             if member.stream is not None and number >= member.lowest:
@@ -136,11 +149,8 @@ class PackedEncoder(ABC):
                 mask = keep_mask(member.stream, size, width, self.hidden_dropout, self.device)
                 if mask is not None:
                     masks[member] = mask
-        scale = keep_scale(self.hidden_dropout)
         if not masks:
             return None, 1.0
-        if len(members) == 1 and len(first := next(iter(masks.values()))) == rows:
-            return first, scale
         keep = torch.full((rows, width), -1, dtype=torch.int8, device=self.device)
         scales = torch.ones((rows, 1), device=self.device)
         for member, mask in masks.items():
@@ -148,12 +158,17 @@ class PackedEncoder(ABC):
             scales[member.rows(of_texts)] = scale
         return keep, scale if len(masks) == len(members) else scales
 
-    def drop(
-        self, x: torch.Tensor, rate: float, stream: np.random.Generator | None
-    ) -> torch.Tensor:
+    def drop(self, x: torch.Tensor, rate: float, stream: Stream | None) -> torch.Tensor:
         """Dropout of one run's rows; as they are without a stream."""
         keep = None if stream is None else keep_mask(stream, len(x), x.shape[1], rate, self.device)
         return x if keep is None else masked(x, keep) * keep_scale(rate)
+
+
+def _side_by_side(members: Sequence[Member]) -> list[Sequence[Member]]:
+    """Members whose dropout one stream draws have equal shares of a batch, and go together."""
+    if members and isinstance(members[0].stream, torch.Generator):
+        return [members]
+    return [[member] for member in members]
 
 
 def linear(x: torch.Tensor, head: Head, path: str) -> torch.Tensor:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from budgerigar.encoder.attention import Ragged, attend
 from budgerigar.encoder.checkpoints import Checkpoint
-from budgerigar.encoder.dropout import masked
+from budgerigar.encoder.dropout import Stream, masked
 from budgerigar.encoder.lora import adapted_product
 from budgerigar.encoder.model import Head, Member, PackedEncoder, linear, on_device
 from budgerigar.encoder.products import Product
@@ -161,9 +161,7 @@ class ModernBertEncoder(PackedEncoder):
         summed_BD = summed_BD.index_add(0, where.text_T, self._normed(hidden_TD, self.final_norm))
         return summed_BD[:-1] / lengths_B[:, None]
 
-    def logits(
-        self, pooled_BD: torch.Tensor, head: Head, stream: np.random.Generator | None
-    ) -> torch.Tensor:
+    def logits(self, pooled_BD: torch.Tensor, head: Head, stream: Stream | None) -> torch.Tensor:
         """The head on a run's texts, `[B, C]`."""
         between_BD = F.gelu(linear(pooled_BD, head, "head.dense"))
         between_BD = F.layer_norm(

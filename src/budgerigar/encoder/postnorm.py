@@ -5,7 +5,7 @@ x1 = norm(x + drop(W_o attention(x))), x2 = norm(x1 + drop(W_2 gelu(W_1 x1))). T
 between layers is float32; the inputs of products are of the products' number type.
 
 Shape letters: B texts, T packed tokens of all runs, D hidden width, H heads, K width of a
-head, R rank.
+head, R rank, N runs.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import torch
 from torch.nn import functional as F
 
 from budgerigar.encoder.attention import Ragged, attend, attend_first
-from budgerigar.encoder.dropout import masked
+from budgerigar.encoder.dropout import Stream, masked
 from budgerigar.encoder.families import Family
-from budgerigar.encoder.lora import adapted_product
+from budgerigar.encoder.lora import Use, adapted_product, by_run
 from budgerigar.encoder.model import Head, Member, PackedEncoder, linear, on_device
 from budgerigar.encoder.products import Product
 from budgerigar.encoder.weights import Layer, Norm, Weights
@@ -55,6 +55,8 @@ class Numbers:
 
 class PostNormEncoder(PackedEncoder):
     """BERT, RoBERTa, DistilBERT and those that share their tensors."""
+
+    takes_fixed_shapes = True
 
     def __init__(self, weights: Weights, family: Family, numbers: Numbers) -> None:
         self.weights, self.family, self.numbers = weights, family, numbers
@@ -107,9 +109,7 @@ class PostNormEncoder(PackedEncoder):
         first_BD = hidden_TD.index_select(0, where.first_B)
         return self._after_attention(number, first_BD, context_BD, members, of_texts=True)
 
-    def logits(
-        self, pooled_BD: torch.Tensor, head: Head, stream: np.random.Generator | None
-    ) -> torch.Tensor:
+    def logits(self, pooled_BD: torch.Tensor, head: Head, stream: Stream | None) -> torch.Tensor:
         """The head on a run's texts, `[B, C]`."""
         rate = self.numbers.head_dropout
         if self.family.drop_input:
@@ -201,10 +201,13 @@ class PostNormEncoder(PackedEncoder):
         self, number: int, name: str, x_TD: torch.Tensor, members: Sequence[Member]
     ) -> _ByHead | None:
         """Updates of the last layer's keys or values, as features of the tokens."""
-        uses = {use.rows.start: use for use in self.uses(number, (name,), members, of_texts=False)}
-        if not uses:
+        found = self.uses(number, (name,), members, of_texts=False)
+        if not found:
             return None
-        rank = max(use.factors.a_RI.shape[0] for use in uses.values())
+        if len(found[0].factors) == len(members) > 1:
+            return self._low_rank_together(found[0], x_TD, transposed=name == "value")
+        uses = {use.rows.start: use for use in found}
+        rank = max(use.factors[0].a_RI.shape[0] for use in found)
         low: list[torch.Tensor] = []
         halves: list[torch.Tensor | None] = []
         for member in members:
@@ -214,7 +217,7 @@ class PostNormEncoder(PackedEncoder):
                 low.append(x_TD.new_zeros((tokens, rank)))
                 halves.append(None)
                 continue
-            a_RI, b_OR = use.factors.a_RI, use.factors.b_OR
+            a_RI, b_OR = use.halves()
             missing = (0, rank - a_RI.shape[0])
             low.append(F.pad(use.input_of(x_TD) @ a_RI.t() * use.scale, missing))
             halves.append(F.pad(b_OR, missing).unflatten(0, (self.numbers.heads, -1)))
@@ -222,18 +225,31 @@ class PostNormEncoder(PackedEncoder):
         low.append(x_TD.new_zeros((idle, rank)))
         return _ByHead(torch.cat(low), halves, transposed=name == "value")
 
+    def _low_rank_together(self, use: Use, x_TD: torch.Tensor, *, transposed: bool) -> _ByHead:
+        """The same where one product computes all runs."""
+        a_NRI, b_NOR = torch.stack(use.halves()[::2]), torch.stack(use.halves()[1::2])
+        low_NTR = torch.bmm(by_run(use.input_of(x_TD), len(a_NRI)), a_NRI.mT) * use.scale
+        return _ByHead(
+            low_NTR.flatten(0, 1), b_NOR.unflatten(1, (self.numbers.heads, -1)), transposed
+        )
+
 
 @dataclass(frozen=True)
 class _ByHead:
     """Low-rank updates of keys or values: features `[T, R]` and a half for each run,
-    `[H, K, R]`, which is used transposed on values; None where a run has no update."""
+    `[H, K, R]`, which is used transposed on values; None where a run has no update. The halves
+    of runs that have equal shares of the texts may be one tensor `[N, H, K, R]`."""
 
     low_TR: torch.Tensor
-    halves: list[torch.Tensor | None]
+    halves: list[torch.Tensor | None] | torch.Tensor
     transposed: bool
 
     def times_half(self, x_HBX: torch.Tensor, members: Sequence[Member]) -> torch.Tensor:
         """Each run's texts times its half, head by head."""
+        if isinstance(self.halves, torch.Tensor):
+            own_NHBX = x_HBX.unflatten(1, (len(self.halves), -1)).transpose(0, 1)
+            half_NHXY = self.halves.mT if self.transposed else self.halves
+            return torch.matmul(own_NHBX, half_NHXY).transpose(0, 1).flatten(1, 2)
         width = next(
             half.shape[1 if self.transposed else 2] for half in self.halves if half is not None
         )

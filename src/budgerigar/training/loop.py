@@ -24,7 +24,7 @@ from budgerigar.encoder import cohort, dropout
 from budgerigar.encoder.cohort import Batch
 from budgerigar.encoder.interface import Encoder, Tokens
 from budgerigar.errors import Interrupted, TrainingStopped
-from budgerigar.training import checkpoint
+from budgerigar.training import checkpoint, graphs
 from budgerigar.training.checkpoint import Position
 from budgerigar.training.losses import Loss
 from budgerigar.training.optimizer import schedule, set_rates
@@ -162,6 +162,7 @@ def train(
         TrainingStopped: when a run is so short that warm-up is all of it.
     """
     runs = [_Run(trainee, examples, labels) for trainee in trainees]
+    rounds = _Rounds(examples, labels)
     torch.manual_seed(trainees[0].settings.seed)
     for run, found in zip(runs, resume or [None] * len(runs), strict=True):
         if found is None:
@@ -175,7 +176,7 @@ def train(
     texts, start = 0, time.monotonic()
     with stop_requests() as stop, Progress("training", total, steps) as bar:
         while active := [run for run in runs if not run.at.ended]:
-            records = _round(active, examples)
+            records = rounds.take(active)
             texts += sum(record.texts for record in records)
             pace = texts / (time.monotonic() - start)
             bar.update(sum(run.at.step for run in runs), _figures(records, pace))
@@ -195,23 +196,49 @@ def train(
     return [run.outcome() for run in runs]
 
 
-def _round(active: Sequence[_Run], examples: Tokens) -> list[StepRecord]:
-    """One optimizer step of every run; one whose loss is no number ends without it."""
-    start = time.monotonic()
-    for run in active:
-        run.begin_step()
-    while waiting := [(run, batch) for run in active if (batch := run.next_batch())]:
-        batches = [batch for _, batch in waiting]
-        for part in cohort.passes(examples, batches):
-            logits = cohort.logits(examples, batches[part])
-            losses = [
-                loss
-                for (run, batch), logits_BC in zip(waiting[part], logits, strict=True)
-                if (loss := run.loss(batch, logits_BC)) is not None
-            ]
-            if losses:
-                torch.autograd.backward(losses)
-    return [record for run in active if (record := run.end_step(start))]
+class _Rounds:
+    """Rounds over the training texts, on a GPU as graphs where that is possible."""
+
+    def __init__(self, examples: Tokens, labels: np.ndarray) -> None:
+        self._examples, self._labels = examples, labels
+        self._graphs: graphs.GraphedRounds | None = None
+        self._graphed: list[_Run] = []
+
+    def take(self, active: list[_Run]) -> list[StepRecord]:
+        """One optimizer step of every run; one whose loss is no number ends without it."""
+        start = time.monotonic()
+        for run in active:
+            run.begin_step()
+        if self._graphed != active:
+            self._graphed, self._graphs = active, None
+            if all(run.takes_whole_batches for run in active):
+                steps = [run.graphed_step() for run in active]
+                self._graphs = graphs.graphed(steps, self._examples, self._labels)
+        rows = [run.rows for run in active]
+        if self._graphs is not None and len({len(one) for one in rows}) == 1:
+            seed = int(active[0].dropout_stream(0).integers(2**63))
+            taken = self._graphs.step(np.stack(rows), seed)
+            for run, (loss, norm) in zip(active, taken, strict=True):
+                run.took(loss, norm)
+        else:
+            self._one_by_one(active)
+        return [record for run in active if (record := run.end_step(start))]
+
+    def _one_by_one(self, active: Sequence[_Run]) -> None:
+        """The same, batch by batch and kernel by kernel."""
+        while waiting := [(run, batch) for run in active if (batch := run.next_batch())]:
+            batches = [batch for _, batch in waiting]
+            for part in cohort.passes(self._examples, batches):
+                logits = cohort.logits(self._examples, batches[part])
+                losses = [
+                    loss
+                    for (run, batch), logits_BC in zip(waiting[part], logits, strict=True)
+                    if (loss := run.loss(batch, logits_BC)) is not None
+                ]
+                if losses:
+                    torch.autograd.backward(losses)
+        for run in active:
+            run.update()
 
 
 def _figures(records: Sequence[StepRecord], pace: float) -> str:
@@ -254,9 +281,39 @@ class _Run:
                 remedy="use schedule.warmup=0, or take more steps",
             )
         self._order: tuple[int, np.ndarray] | None = None
-        self._rows = np.empty(0, np.int64)
+        self.rows = np.empty(0, np.int64)
         self._first = 0
-        self._loss = 0.0
+        self._rate = self._loss = 0.0
+        self._norm: float | None = None
+
+    @property
+    def takes_whole_batches(self) -> bool:
+        """Whether a step is one batch, and needs nothing of the CPU in between."""
+        return self.settings.accumulation == 1 and not self.scaler.is_enabled()
+
+    def graphed_step(self) -> graphs.Step:
+        """What a graph needs to take this run's steps."""
+        return graphs.Step(
+            encoder=self.encoder,
+            optimizer=self.optimizer,
+            tensors=self.tensors,
+            loss=self._mean_loss,
+            clip=self._clip,
+        )
+
+    @property
+    def _clip(self) -> float:
+        return math.inf if self.settings.clip is None else self.settings.clip
+
+    def _mean_loss(self, logits_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+        total = self.settings.loss.total(logits_BC, labels_B, self.class_weights)
+        if self.class_weights is None:
+            return total / len(labels_B)
+        return total / self.class_weights[labels_B].sum()
+
+    def dropout_stream(self, first: int) -> np.random.Generator:
+        """Draws the dropout of the step's batch that begins with a text."""
+        return dropout.stream(self.settings.seed, self.at.step, first)
 
     def go_on(self, found: checkpoint.Loaded) -> None:
         """Takes up a checkpoint."""
@@ -267,22 +324,22 @@ class _Run:
     def begin_step(self) -> None:
         """Sets the rates and draws the step's texts."""
         share = schedule(self.settings.schedule, self.at.step, self.total, self.settings.warmup)
-        set_rates(self.optimizer, share)
+        self._rate = set_rates(self.optimizer, share)
         self.optimizer.zero_grad(set_to_none=True)
         first = self.at.step_in_epoch * self.step_texts
-        self._rows = self._epoch_order()[first : first + self.step_texts]
-        self._first, self._loss = 0, 0.0
+        self.rows = self._epoch_order()[first : first + self.step_texts]
+        self._first, self._loss, self._norm = 0, 0.0, None
 
     def next_batch(self) -> Batch | None:
         """The step's next batch, None after the last."""
         first = self._first
-        if first >= len(self._rows) or not math.isfinite(self._loss):
+        if first >= len(self.rows) or not math.isfinite(self._loss):
             return None
         self._first += self.settings.batch
         return Batch(
             encoder=self.encoder,
-            rows=self._rows[first : self._first],
-            dropout=dropout.stream(self.settings.seed, self.at.step, first),
+            rows=self.rows[first : self._first],
+            dropout=self.dropout_stream(first),
         )
 
     def loss(self, batch: Batch, logits_BC: torch.Tensor) -> torch.Tensor | None:
@@ -290,15 +347,19 @@ class _Run:
         labels_B = torch.from_numpy(self.labels[batch.rows]).to(logits_BC.device)
         total = self.settings.loss.total(logits_BC, labels_B, self.class_weights)
         if self.class_weights is None:
-            share = total / len(self._rows)
+            share = total / len(self.rows)
         else:
-            share = total / self.class_weights[torch.from_numpy(self.labels[self._rows])].sum()
+            share = total / self.class_weights[torch.from_numpy(self.labels[self.rows])].sum()
         self._loss += float(share.detach())
         scaled: torch.Tensor = self.scaler.scale(share)
         return scaled if math.isfinite(self._loss) else None
 
+    def took(self, loss: float, norm: float) -> None:
+        """Takes up what a graph's step gave."""
+        self._loss, self._norm = loss, norm if math.isfinite(norm) else None
+
     def end_step(self, start: float) -> StepRecord | None:
-        """Updates the weights and logs the step; None where its loss was no number.
+        """Logs the step; None where its loss was no number.
 
         Args:
             start: when the round began, of the monotonic clock.
@@ -307,7 +368,6 @@ class _Run:
         if not math.isfinite(self._loss):
             self._fail(f"the loss is {self._loss} at step {at.step + 1} (epoch {at.epoch + 1})")
             return None
-        norm = self._update()
         self.at = replace(
             at,
             step=at.step + 1,
@@ -318,9 +378,9 @@ class _Run:
             step=self.at.step,
             epoch=at.epoch + 1,
             loss=self._loss,
-            rate=max(group["lr"] for group in self.optimizer.param_groups),
-            gradient_norm=norm,
-            texts=len(self._rows),
+            rate=self._rate,
+            gradient_norm=self._norm,
+            texts=len(self.rows),
             seconds=round(time.monotonic() - start, 4),
         )
         self.around.log_step(record)
@@ -402,14 +462,15 @@ class _Run:
             self._epoch_start = time.monotonic()
         return self._order[1]
 
-    def _update(self) -> float | None:
-        """Clips and steps; gives the gradient's norm, None where it was not finite."""
+    def update(self) -> None:
+        """Clips and steps, unless the loss was no number."""
+        if not math.isfinite(self._loss):
+            return
         self.scaler.unscale_(self.optimizer)
-        clip = self.settings.clip if self.settings.clip is not None else math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_(self.tensors, clip))
+        norm = float(torch.nn.utils.clip_grad_norm_(self.tensors, self._clip))
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return norm if math.isfinite(norm) else None
+        self.took(self._loss, norm)
 
     def _fail(self, what: str) -> None:
         self.at = replace(self.at, failure=what, ended=True)

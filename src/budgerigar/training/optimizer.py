@@ -23,6 +23,15 @@ CLASSES: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
+CAPTURABLE: dict[str, dict[str, bool]] = {
+    "adamw": {"capturable": True, "fused": True},
+    "adam": {"capturable": True, "fused": True},
+    "rmsprop": {"capturable": True},
+}
+"""Optimizers whose step a CUDA graph can hold, and how they are asked to make it so: with
+rates and counts of steps on the device, where a replayed graph finds new ones."""
+
+
 @dataclass(frozen=True)
 class Rates:
     """Peak learning rates by place.
@@ -73,11 +82,23 @@ def build(
     groups: dict[float, list[torch.nn.Parameter]] = {}
     for one in trainables:
         groups.setdefault(rates.of(one.part, one.layer, one.factor), []).append(one.tensor)
+    device = trainables[0].tensor.device
+    capturable = device.type == "cuda" and name in CAPTURABLE
+
+    def rate(peak: float) -> float | torch.Tensor:
+        return torch.tensor(peak, device=device) if capturable else peak
+
     return CLASSES[name](
-        [{"params": tensors, "lr": peak, "peak": peak} for peak, tensors in groups.items()],
+        [{"params": tensors, "lr": rate(peak), "peak": peak} for peak, tensors in groups.items()],
         weight_decay=weight_decay,
+        **(CAPTURABLE[name] if capturable else {}),
         **options,
     )
+
+
+def name_of(optimizer: torch.optim.Optimizer) -> str:
+    """Its key in `CLASSES`."""
+    return next(name for name, made in CLASSES.items() if type(optimizer) is made)
 
 
 def schedule(name: str, step: int, total: int, warmup: float) -> float:
@@ -98,7 +119,11 @@ def schedule(name: str, step: int, total: int, warmup: float) -> float:
     return 1.0 - done if name == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
 
 
-def set_rates(optimizer: torch.optim.Optimizer, share: float) -> None:
-    """Sets every group's rate to a share of its peak."""
+def set_rates(optimizer: torch.optim.Optimizer, share: float) -> float:
+    """Sets every group's rate to a share of its peak, and gives the highest."""
     for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * share
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(group["peak"] * share)
+        else:
+            group["lr"] = group["peak"] * share
+    return max(float(group["peak"]) for group in optimizer.param_groups) * share

@@ -1,0 +1,139 @@
+"""Whole rounds of a cohort as CUDA graphs: a step of small batches is hundreds of kernels of a
+few microseconds, and starting them one by one takes many times longer than their work.
+
+A round of a shape is computed as usual when it first comes up, recorded when it does so again,
+and replayed from then on. What changes from round to round lies where the graph finds it: the
+numbers of the texts, the rates, and the seed of the dropout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from budgerigar.encoder import engine
+from budgerigar.encoder.engine import PackedClassifier
+from budgerigar.encoder.fixed import DeviceTexts, FixedBatch, Shape
+from budgerigar.encoder.interface import Encoder, Tokens
+from budgerigar.training.optimizer import CAPTURABLE, name_of
+
+
+@dataclass(frozen=True)
+class Step:
+    """A run's part of a round.
+
+    Attributes:
+        encoder: the run's.
+        optimizer: over what trains.
+        tensors: what trains.
+        loss: mean loss from logits `[B, C]` and labels `[B]`, weighted by class.
+        clip: the largest norm of the gradients; infinite where they are not clipped.
+    """
+
+    encoder: Encoder
+    optimizer: torch.optim.Optimizer
+    tensors: Sequence[torch.nn.Parameter]
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    clip: float
+
+
+@dataclass
+class _Recorded:
+    """A round of a shape: its batch; once recorded, its graph and where that puts its figures."""
+
+    batch: FixedBatch
+    graph: torch.cuda.CUDAGraph | None = None
+    figures_2N: torch.Tensor | None = None
+
+
+class GraphedRounds:
+    """Rounds of runs over one base, each with a batch of its own; made by `graphed`."""
+
+    def __init__(
+        self,
+        steps: Sequence[Step],
+        encoders: Sequence[PackedClassifier],
+        texts: DeviceTexts,
+        labels: np.ndarray,
+    ) -> None:
+        self._steps, self._encoders, self._texts = steps, encoders, texts
+        device = texts.rows.device
+        self._labels_B = torch.from_numpy(labels).to(device)
+        self._stream = torch.Generator(device)
+        self._pool = torch.cuda.graph_pool_handle()
+        self._recorded: dict[Shape, _Recorded] = {}
+
+    def step(self, rows_NB: np.ndarray, seed: int) -> list[tuple[float, float]]:
+        """Takes a step of every run.
+
+        Args:
+            rows_NB: numbers of each run's texts, int64.
+            seed: of the round's dropout.
+
+        Returns:
+            Each run's mean loss, and the norm of its gradients before clipping.
+        """
+        shape = self._texts.shape(rows_NB)
+        is_new = shape not in self._recorded
+        if is_new:
+            self._recorded[shape] = _Recorded(FixedBatch(self._texts, shape))
+        found = self._recorded[shape]
+        found.batch.rows_NB.copy_(torch.from_numpy(rows_NB))
+        self._stream.manual_seed(seed)
+        if is_new:
+            # A recording runs nothing, and must not meet what happens once only.
+            figures = self._compute(found.batch).tolist()
+        else:
+            if found.graph is None or found.figures_2N is None:
+                found.graph, found.figures_2N = self._record(found.batch)
+            found.graph.replay()
+            figures = found.figures_2N.tolist()
+        runs = len(self._steps)
+        return list(zip(figures[:runs], figures[runs:], strict=True))
+
+    def _record(self, batch: FixedBatch) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+        graph = torch.cuda.CUDAGraph()
+        graph.register_generator_state(self._stream)
+        with torch.cuda.graph(graph, pool=self._pool):
+            figures_2N = self._compute(batch)
+        return graph, figures_2N
+
+    def _compute(self, batch: FixedBatch) -> torch.Tensor:
+        """A round: every run's loss, then every run's norm of gradients, `[2 * N]`."""
+        labels_NB = self._labels_B[batch.rows_NB]
+        logits = engine.fixed_logits(batch, self._encoders, self._stream)
+        losses = [
+            one.loss(logits_BC, labels_B)
+            for one, logits_BC, labels_B in zip(self._steps, logits, labels_NB, strict=True)
+        ]
+        for one in self._steps:
+            one.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(losses)
+        norms = []
+        for one in self._steps:
+            norms.append(torch.nn.utils.clip_grad_norm_(one.tensors, one.clip))
+            one.optimizer.step()
+        return torch.stack([*(loss.detach() for loss in losses), *norms])
+
+
+def graphed(steps: Sequence[Step], examples: Tokens, labels: np.ndarray) -> GraphedRounds | None:
+    """Rounds as CUDA graphs; None where the runs, their optimizers or the texts do not allow it.
+
+    Args:
+        steps: the runs.
+        examples: the training texts, prepared.
+        labels: class of each, int64 `[B]`.
+    """
+    encoders = [one.encoder for one in steps if isinstance(one.encoder, PackedClassifier)]
+    if (
+        not encoders
+        or len(encoders) < len(steps)
+        or len({id(encoder.base) for encoder in encoders}) > 1
+        or any(name_of(one.optimizer) not in CAPTURABLE for one in steps)
+        or not engine.can_be_fixed(examples, encoders)
+    ):
+        return None
+    return GraphedRounds(steps, encoders, engine.on_device(examples, encoders), labels)

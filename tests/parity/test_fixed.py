@@ -1,0 +1,146 @@
+"""Batches of fixed shapes, as CUDA graphs hold them: the same numbers as batches of any shape."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from test_engine import SIX, base_of, largest_difference, texts_of
+
+from budgerigar.encoder import cohort, engine, paths
+from budgerigar.encoder.budget import Selection
+from budgerigar.encoder.cohort import Batch
+from budgerigar.encoder.dropout import Dropouts
+from budgerigar.encoder.fixed import DeviceTexts, FixedBatch
+from budgerigar.encoder.lora import LowRank
+from budgerigar.training import graphs, optimizer
+from budgerigar.training.optimizer import Rates
+
+__all__ = ["base_of"]
+NO_DROPOUT = Dropouts(0.0, 0.0, prefix=False)
+ROWS_NB = np.array([[0, 3], [1, 2], [5, 4]])
+
+
+def runs_over(base, targets, ranks, dropouts=NO_DROPOUT, rate=0.0):
+    """Runs whose updates are far from zero, and the texts with their frozen prefix."""
+    starts = [
+        paths.Start(
+            Selection(targets, (2, 3), rank, {}, "none", "full"), LowRank(16, rate, False), n
+        )
+        for n, rank in enumerate(ranks)
+    ]
+    runs = paths.fresh_cohort(base, starts, dropouts, force_reference=False)
+    for number, run in enumerate(runs):
+        generator = torch.Generator().manual_seed(number)
+        run.load_state(
+            {
+                name: torch.randn(tensor.shape, generator=generator) * 0.1
+                if name.endswith("lora_B.weight")
+                else tensor
+                for name, tensor in run.state().items()
+            }
+        )
+    return runs, cohort.prepare(runs, texts_of([20, 7, 33, 5, 40, 9]), "texts")
+
+
+def fixed_batch(runs, prepared) -> FixedBatch:
+    device = runs[0].device
+    texts = DeviceTexts(prepared, torch.float32, device)
+    batch = FixedBatch(texts, texts.shape(ROWS_NB))
+    batch.rows_NB.copy_(torch.from_numpy(ROWS_NB))
+    return batch
+
+
+def gradients(runs, logits):
+    for run in runs:
+        for one in run.trainables():
+            one.tensor.grad = None
+    torch.autograd.backward([(found**2).sum() for found in logits])
+    return [{one.name: one.tensor.grad.clone() for one in run.trainables()} for run in runs]
+
+
+@pytest.mark.parametrize("family", ["roberta", "bert", "distilbert"])
+@pytest.mark.parametrize("targets", [("query", "value"), SIX])
+@pytest.mark.parametrize("ranks", [(4, 4, 4), (4, 2, 4)], ids=["alike", "apart"])
+def test_logits_and_gradients(base_of, family, targets, ranks):
+    runs, prepared = runs_over(base_of(family), targets, ranks)
+    batches = [Batch(run, own, None) for run, own in zip(runs, ROWS_NB, strict=True)]
+    expected = cohort.logits(prepared, batches)
+    expected_gradients = gradients(runs, expected)
+    # Nothing drops out, but one stream for all has what is alike computed together.
+    stream = torch.Generator(runs[0].device)
+    found = engine.fixed_logits(fixed_batch(runs, prepared), runs, stream)
+    for logits, wanted in zip(found, expected, strict=True):
+        assert float((logits - wanted).detach().abs().max()) < 1e-5
+    for own, wanted in zip(gradients(runs, found), expected_gradients, strict=True):
+        largest = max(float(gradient.abs().max()) for gradient in wanted.values())
+        assert largest_difference(own, wanted) < 1e-5 * max(1.0, largest)
+
+
+def test_gradients_under_dropout_are_those_of_the_function_computed(base_of):
+    """Along a random direction, against a difference quotient with the same masks."""
+    runs, prepared = runs_over(
+        base_of("roberta"), ("all",), (3, 3, 3), Dropouts(0.2, 0.0, prefix=False), 0.2
+    )
+    batch = fixed_batch(runs, prepared)
+    trained = [one.tensor for run in runs for one in run.trainables()]
+
+    def loss(seed: int = 3) -> torch.Tensor:
+        stream = torch.Generator(runs[0].device).manual_seed(seed)
+        return torch.cat(engine.fixed_logits(batch, runs, stream)).square().mean()
+
+    assert loss().item() == loss().item() != loss(4).item()
+    found = torch.autograd.grad(loss(), trained)
+    generator = torch.Generator().manual_seed(9)
+    direction = [torch.randn(g.shape, generator=generator).to(g.device) for g in found]
+    slope = sum(float((g * d).sum()) for g, d in zip(found, direction, strict=True))
+    step, ends = 1e-4, []
+    with torch.no_grad():
+        for sign in (1.0, -2.0):
+            for one, d in zip(trained, direction, strict=True):
+                one.add_(d, alpha=sign * step)
+            ends.append(loss().item())
+    assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(slope, rel=0.02)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("name", ["adamw", "rmsprop"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_replayed_rounds_train_as_rounds_that_are_computed(base_of, name, dropout, monkeypatch):
+    """The same rounds with graphs and, as if every one were the first of its shape, without."""
+    ended = []
+    for replays in (True, False):
+        runs, prepared = runs_over(
+            base_of("roberta", "bfloat16"),
+            ("query", "value"),
+            (4, 4, 4),
+            Dropouts(dropout, 0.0, prefix=False),
+            dropout,
+        )
+        steps = [
+            graphs.Step(
+                encoder=run,
+                optimizer=optimizer.build(
+                    run.trainables(), Rates(1e-3, 1e-3, {}, 1.0, 1.0, 4), name, {}, 0.01
+                ),
+                tensors=[one.tensor for one in run.trainables()],
+                loss=torch.nn.functional.cross_entropy,
+                clip=1.0,
+            )
+            for run in runs
+        ]
+        rounds = graphs.graphed(steps, prepared, np.array([0, 1, 2, 3, 4, 0]))
+        assert rounds is not None
+        figures = []
+        for number in range(12):
+            if not replays:
+                rounds._recorded.clear()
+            for one in steps:
+                optimizer.set_rates(one.optimizer, 1.0 - number / 12)
+            rows_NB = np.random.default_rng(number).permutation(6).reshape(3, 2)
+            figures.append(rounds.step(rows_NB, number))
+        ended.append((figures, [run.state() for run in runs]))
+    (replayed, states), (computed, expected) = ended
+    assert np.allclose(replayed, computed, rtol=0.02, atol=1e-3)
+    for state, wanted in zip(states, expected, strict=True):
+        assert largest_difference(state, wanted) < 2e-3
