@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -229,11 +230,7 @@ def plan(
     if as_json:
         console.result_json(content)
         return
-    for line in planning.describe(content, fit=fit):
-        if isinstance(line, str):
-            console.result(line)
-        else:
-            console.table(line.columns, line.rows, line.title)
+    _show(planning.describe(content, fit=fit))
 
 
 @app.command()
@@ -373,21 +370,40 @@ def inspect(
         str | None,
         typer.Option(help="The encoder that reads the texts; all-MiniLM-L6-v2 if not given."),
     ] = None,
+    write: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CLEAN.parquet",
+            help="Write the rows that survive, and CLEAN.removed.parquet with those that do not.",
+        ),
+    ] = None,
+    drop: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CODES",
+            help="Findings whose rows do not survive, by code; docs/inspect.md has the default.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Find what is wrong with texts and labels, and what other texts have that these lack."""
-    from budgerigar.audit import inspection, wording
+    from budgerigar.audit import cleaning, inspection, wording
 
-    names = [name.strip() for name in columns.split(",")] if columns else None
+    if drop is not None and write is None:
+        raise RunError(
+            "--drop is of use with --write alone", remedy="add --write clean.parquet, or leave it"
+        )
+    names = _listed(columns) if columns else None
+    codes = None if drop is None else _listed(drop)
+    cleaner = write and cleaning.prepare(train, write, codes, against=against, columns=names)
     found = inspection.inspect(train, against, model, names)
     if as_json:
-        console.result_json(found.to_json())
+        cleaned = {"cleaning": cleaner.write(found).to_json()} if cleaner else {}
+        console.result_json({**found.to_json(), **cleaned})
         return
-    for line in wording.describe(found.findings, found.content):
-        if isinstance(line, str):
-            console.result(line)
-        else:
-            console.table(line.columns, line.rows, line.title)
+    _show(wording.describe(found.findings, found.content))
+    if cleaner:
+        _show(cleaner.write(found).describe())
 
 
 @app.command()
@@ -575,6 +591,19 @@ def _cache_row(entry: Entry) -> tuple[str, ...]:
         size += f" of {human_size(entry.claimed)}, unfinished"
     used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
     return *shown, size, used
+
+
+def _show(lines: Iterable[Any]) -> None:
+    """Prints lines and tables."""
+    for line in lines:
+        if isinstance(line, str):
+            console.result(line)
+        else:
+            console.table(line.columns, line.rows, line.title)
+
+
+def _listed(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",")]
 
 
 def _settings(settings: list[str] | None, columns: str | None) -> list[str]:

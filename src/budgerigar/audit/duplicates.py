@@ -102,6 +102,7 @@ def _copies(texts: Texts, own: Groups) -> Finding | None:
         advice="Remove these rows: they count twice in training; a split keeps them on one side.",
         rows=tuple(rows.tolist()),
         examples=_examples(texts, rows, [f"same as row {first_B[row]}" for row in rows]),
+        details={"first_rows": first_B[rows].tolist()},
     )
 
 
@@ -236,7 +237,7 @@ def _leaks(train: Texts, other: Texts, every: Groups) -> list[Finding | None]:
         examples=_examples(
             other, rows, [f"{partners[r][1]:.0%} like training row {partners[r][0]}" for r in rows]
         ),
-        details={"train_rows": sorted({first for first, _ in partners.values()})},
+        details={"train_rows": np.unique(crossing.first).tolist()},
     )
     return [leaked, near]
 

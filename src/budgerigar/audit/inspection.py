@@ -32,10 +32,12 @@ class Inspection:
     Attributes:
         findings: the worst first.
         content: everything else, ready for JSON.
+        train: the texts and labels that were inspected.
     """
 
     findings: tuple[Finding, ...]
     content: dict[str, Any]
+    train: Corpus
 
     def to_json(self) -> dict[str, Any]:
         """Findings, then the rest."""
@@ -92,7 +94,7 @@ def inspect(
         compared = _compared(own, texts, others, vectors, seed)
         findings += compared.findings
         content |= compared.content
-    return Inspection(tuple(worst_first(findings)), content)
+    return Inspection(tuple(worst_first(findings)), content, own)
 
 
 @dataclass(frozen=True)
