@@ -57,16 +57,18 @@ def test_a_validation_loss_that_is_no_number_stops_the_run(tiny_recipe, tmp_path
         pipeline.train(tiny_recipe, tmp_path / "run")
 
 
-def test_unlabelled_texts_with_known_labels_are_counted(tiny_recipe, texts, tmp_path):
+def test_unlabelled_texts_with_known_labels_are_counted(tiny_recipe, texts, tmp_path, capsys):
     lines = (texts / "test.csv").read_text().splitlines()[1:6]
     known = [line.rsplit(",", 1)[0] for line in lines]
     unlabelled = tmp_path / "unlabelled.txt"
     unlabelled.write_text("\n".join([*known, *(f"the army said {n}" for n in range(20))]))
     changes = {"data.unlabelled": str(unlabelled), "epochs": 1}
     run = pipeline.train(tiny_recipe, tmp_path / "run", **changes)
-    assert (
-        "5 of 25 unlabelled texts stand in the test rows, with their labels" in run.results["notes"]
-    )
+    (leak,) = [one for one in run.results["findings"] if one["code"] == "leak"]
+    assert leak["message"] == "5 of 25 unlabelled texts stand in the test rows, with their labels"
+    assert (leak["severity"], leak["rows"]) == ("warning", [0, 1, 2, 3, 4])
+    assert leak["examples"][0]["about"] == "same as test row 0"
+    assert f"{leak['message']} (rows 0, 1, 2, 3, 4)" in capsys.readouterr().err
     shift = run.results["unlabelled"]["shift"]
     assert len(shift["groups"]) == 25
     assert shift["expected_accuracy"]["by"] == "this run"

@@ -1,6 +1,6 @@
 """The conductor of runs: the only file that knows the order of the stages.
 
-recipe -> plan -> corpus -> splits -> tokens -> prefix -> training -> evaluation
+recipe -> plan -> corpus -> splits -> audit -> tokens -> prefix -> training -> evaluation
 -> results.json -> report. Runs of one cohort share everything up to training, and train
 together; a run by itself is a cohort of one.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -103,6 +103,7 @@ class Conductor:
         self.device = hardware.device()
         self.precision = hardware.resolve_precision(self.recipe.precision, self.device)
         self.notes = [self.precision.note] if self.precision.note else []
+        self.findings: list[dict[str, Any]] = []
         self.runs = [RunStages(files, plan, len(planned), gives_up) for files, plan in planned]
 
     def run(self) -> list[BudgieError | None]:
@@ -132,6 +133,8 @@ class Conductor:
         with self._stage("data"):
             splits = sources.read_splits(self.recipe, self.plan.classes)
             self.notes.extend(splits.notes)
+        with self._stage("audit"):
+            self._look_over(splits)
         if self.recipe.data.drop_suspects:
             with self._stage("suspects"):
                 splits = self._without_suspects(splits)
@@ -165,6 +168,15 @@ class Conductor:
             if run.error is None:
                 self._finish(run, splits, packed)
         return [run.error for run in self.runs]
+
+    def _look_over(self, splits: Splits) -> None:
+        """Says what is wrong with the texts, the worst first."""
+        from budgerigar.audit import screening
+
+        found = screening.screen(splits.named(), self.plan.classes)
+        for finding in found:
+            note(screening.line_of(finding))
+        self.findings = [finding.to_short_json() for finding in found]
 
     def _without_suspects(self, splits: Splits) -> Splits:
         """The splits without the training rows whose label is suspected wrong."""
@@ -288,6 +300,7 @@ class Conductor:
         run.write_results(
             {
                 "notes": [*run.plan.notes, *self.notes],
+                "findings": self.findings,
                 "data": data,
                 "training": {
                     "steps": run.outcome.steps,

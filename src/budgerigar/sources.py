@@ -41,7 +41,7 @@ class Splits:
 
     def named(self) -> dict[str, Corpus]:
         """The sets that are there, by name."""
-        every = {
+        every: dict[str, Corpus | None] = {
             "train": self.train,
             "validation": self.validation,
             "test": self.test,
@@ -111,15 +111,6 @@ def read_splits(recipe: Recipe, classes: Sequence[str]) -> Splits:
     notes.extend(corpus.check_classes(labels_of(train), labels_of(validation), classes))
     test = read_other(data.test, labelled=True) if data.test else None
     unlabelled = read_other(data.unlabelled, labelled=False) if data.unlabelled else None
-    for name, other in (("validation", validation), ("test", test)):
-        if other is not None and (shared := len(split.overlap(train.texts, other.texts))):
-            notes.append(f"{shared} of {len(other.texts)} {name} texts stand in the training rows")
-    for name, known in (("training", train), ("test", test)):
-        if unlabelled is None or known is None:
-            continue
-        if shared := len(split.overlap(known.texts, unlabelled.texts)):
-            count = f"{shared} of {len(unlabelled.texts)} unlabelled texts"
-            notes.append(f"{count} stand in the {name} rows, with their labels")
     return Splits(train, validation, test, unlabelled, tuple(notes))
 
 

@@ -66,7 +66,7 @@ def found_in(
 ) -> list[Finding]:
     """What is found without an encoder."""
     numbers = None if labels is None else np.array(labels)
-    other = None if others is None else texts_of(others)
+    other = {} if others is None else {"against": texts_of(others)}
     return [
         *duplicates.findings(texts_of(strings), numbers, other),
         *text_audit.findings(strings, "train", None),

@@ -74,7 +74,7 @@ def test_near_duplicates_are_found_and_their_labels_compared():
 def test_leaks_name_rows_of_the_other_file():
     train = texts_of([OTHER, LONG, "x"])
     other = texts_of(["new", LONG.upper(), f"{OTHER} now", "also new", f"{OTHER} now"])
-    found = by_code(duplicates.findings(train, None, other))
+    found = by_code(duplicates.findings(train, None, {"against": other}))
     leak, near = found["leak"], found["near-leak"]
     assert (leak.severity, leak.file, leak.rows) == ("error", "against", (1,))
     assert leak.details["train_rows"] == [1]
@@ -85,9 +85,61 @@ def test_leaks_name_rows_of_the_other_file():
     assert set(found) == {"leak", "near-leak"}
 
 
+few = st.lists(st.text("abAB ", max_size=2), min_size=1, max_size=20)
+
+
+@settings(max_examples=100, deadline=None)
+@given(few, few, few)
+def test_leaks_are_what_a_plain_search_finds(train, test, unlabelled):
+    def normal(text: str) -> str:
+        return " ".join(text.casefold().split())
+
+    files = {"train": train, "test": test, "unlabelled": unlabelled}
+    others = {name: texts_of(files[name]) for name in ("test", "unlabelled")}
+    found = {
+        (one.details["known"], one.file): (one.rows, one.details[f"{one.details['known']}_rows"])
+        for one in duplicates.findings(texts_of(train), None, others)
+        if one.code == "leak"
+    }
+    for known, other in (("train", "test"), ("train", "unlabelled"), ("test", "unlabelled")):
+        stand, come = ({normal(text) for text in files[name]} for name in (known, other))
+        rows = tuple(row for row, text in enumerate(files[other]) if normal(text) in stand)
+        known_rows = [row for row, text in enumerate(files[known]) if normal(text) in come]
+        assert found.get((known, other), ((), [])) == (rows, known_rows)
+
+
+def test_rows_in_use_are_named_as_their_file_numbers_them():
+    """Near leaks too, where their text first comes up in a third file, and copies with them."""
+    file = texts_of(["y", LONG, "a", "A", "b", OTHER, "a", "c"])
+    train, validation = file.select(np.array([2, 3, 6, 7])), file.select(np.array([0, 1]))
+    test = texts_of(["new", f"{LONG} now", OTHER])
+    unlabelled = texts_of(["x", "c", f"{LONG} now", LONG])
+    found = duplicates.findings(
+        train,
+        np.array([0, 1, 0, 0]),
+        {"validation": validation, "test": test, "unlabelled": unlabelled},
+    )
+    copies = by_code(found)["duplicate"]
+    assert (copies.rows, copies.details["first_rows"]) == ((3, 6), [2, 2])
+    assert copies.examples[0].about == "same as row 2"
+    assert by_code(found)["duplicate-different-label"].rows == (2, 3, 6)
+    assert {
+        (one.code, one.details["known"], one.file): (one.rows, one.examples[0].about)
+        for one in found
+        if "known" in one.details
+    } == {
+        ("leak", "train", "unlabelled"): ((1,), "same as training row 7"),
+        ("near-leak", "validation", "test"): ((1,), "96% like validation row 1"),
+        ("leak", "validation", "unlabelled"): ((3,), "same as validation row 1"),
+        ("near-leak", "validation", "unlabelled"): ((2,), "96% like validation row 1"),
+        ("leak", "test", "unlabelled"): ((2,), "same as test row 1"),
+        ("near-leak", "test", "unlabelled"): ((3,), "96% like test row 1"),
+    }
+
+
 def test_a_clean_file_gives_no_finding():
     train = texts_of([f"{LONG} {n} {OTHER[n:]} {n * 7}" for n in range(3)])
-    assert duplicates.findings(train, np.arange(3), texts_of(["new"])) == []
+    assert duplicates.findings(train, np.arange(3), {"against": texts_of(["new"])}) == []
     assert duplicates.findings(texts_of(["..."]), None) == []
 
 

@@ -7,10 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Severity = Literal["error", "warning", "note"]
-FileName = Literal["train", "against"]
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 """The worst first."""
+TEXTS_OF = {
+    "train": "training texts",
+    "against": "other texts",
+    "validation": "validation texts",
+    "test": "test texts",
+    "unlabelled": "unlabelled texts",
+}
+"""What people call the texts of each file that findings are about."""
 SHOWN_CHARACTERS = 160
 """Characters of an example's text that people see."""
 SHOWN_ROWS = 10
@@ -48,7 +55,7 @@ class Finding:
         message: what was found, one sentence with its numbers.
         advice: what to do, one sentence.
         rows: of the file, numbered from 0; empty where it is about the whole file.
-        file: whose rows they are.
+        file: whose rows they are, a key of `TEXTS_OF`.
         examples: a few, the clearest first.
         details: more for programs, ready for JSON.
     """
@@ -59,12 +66,16 @@ class Finding:
     message: str
     advice: str
     rows: tuple[int, ...] = ()
-    file: FileName = "train"
+    file: str = "train"
     examples: tuple[Example, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Ready for JSON, with every row."""
+        return {**self.to_short_json(), "rows": list(self.rows), "details": dict(self.details)}
+
+    def to_short_json(self) -> dict[str, Any]:
+        """The same with the first rows alone, for a run's results."""
         return {
             "code": self.code,
             "severity": self.severity,
@@ -72,9 +83,8 @@ class Finding:
             "message": self.message,
             "advice": self.advice,
             "file": self.file,
-            "rows": list(self.rows),
+            "rows": list(self.rows[:SHOWN_ROWS]),
             "examples": [example.to_json() for example in self.examples],
-            "details": dict(self.details),
         }
 
 

@@ -80,7 +80,7 @@ def inspect(
     elif wanted:
         findings.append(_without_model(len(texts)))
     findings += duplicates.findings(
-        own.texts, own.labels, None if other is None else other.texts, own.classes
+        own.texts, own.labels, {} if other is None else {"against": other.texts}, own.classes
     )
     findings += text_audit.findings(texts, "train", vectors.train)
     if other is not None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from budgerigar.audit.findings import Example, FileName, Finding, Severity
+from budgerigar.audit.findings import Example, Finding, Severity
 from budgerigar.audit.vectors import Vectors
 
 SHOWN = 3
@@ -26,7 +26,7 @@ LONGER = 1.5
 """Ratio of median lengths that is worth saying."""
 
 
-def findings(texts: Sequence[str], file: FileName, vectors: Vectors | None) -> list[Finding]:
+def findings(texts: Sequence[str], file: str, vectors: Vectors | None) -> list[Finding]:
     """What is odd about single texts.
 
     Args:
@@ -148,7 +148,7 @@ def length_findings(train: Sequence[str], other: Sequence[str]) -> list[Finding]
 def _of_rows(
     kind: tuple[str, Severity],
     texts: Sequence[str],
-    file: FileName,
+    file: str,
     rows: Sequence[int],
     what: str,
     advice: str,

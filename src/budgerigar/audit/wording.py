@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from budgerigar.audit.findings import Finding, shortened, shown_rows
+from budgerigar.audit.findings import TEXTS_OF, Finding, shortened, shown_rows
 
 EXAMPLES, MOST_UNLIKE = 2, 5
-FILES = {"train": "training texts", "against": "other texts"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def describe(findings: Sequence[Finding], content: Mapping[str, Any]) -> Iterato
 
 
 def _finding(one: Finding) -> Iterator[str]:
-    yield f"{one.severity}: {one.code} ({one.count:,}), {FILES[one.file]}: {one.message}"
+    yield f"{one.severity}: {one.code} ({one.count:,}), {TEXTS_OF[one.file]}: {one.message}"
     for example in one.examples[:EXAMPLES]:
         about = f" ({example.about})" if example.about else ""
         yield f"  row {example.row}{about}: {shortened(example.text)}"

@@ -92,11 +92,6 @@ def stratified_sample(labels: np.ndarray, rows: int, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(drawn))
 
 
-def overlap(first: Texts, second: Texts) -> np.ndarray:
-    """Rows of the second set whose text stands in the first one too, sorted."""
-    return np.flatnonzero(np.isin(_hashes(second), _hashes(first)))
-
-
 def duplicate_groups(texts: Texts) -> np.ndarray:
     """A group number for each row, `[N]`; duplicates share one."""
     return np.unique(_hashes(texts), return_inverse=True)[1].ravel()
