@@ -12,6 +12,7 @@ coverage leads the choice of inputs.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import re
@@ -46,7 +47,7 @@ def main() -> None:
     asked = parser.parse_args()
     from measure import write
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _instrumented(asked):
         found = _targets(Path(folder))
         names = [asked.only] if asked.only else list(found)
         even = asked.inputs / sum(SHARES.get(name, 1.0) for name in names)
@@ -82,6 +83,18 @@ def main() -> None:
         sys.exit(f"faults in {asked.faults}, each with its input: {named}")
     print(f"{sum(taken.values()):,} inputs: no crash, no hang, nothing ran")
     write(asked.json, {}, taken)
+
+
+def _instrumented(asked: argparse.Namespace) -> contextlib.AbstractContextManager[Any]:
+    """Has modules tell atheris which of their lines run; those that are imported from here on."""
+    if not asked.atheris:
+        return contextlib.nullcontext()
+    import atheris
+
+    instrumented: contextlib.AbstractContextManager[Any] = atheris.instrument_imports(
+        include=["budgerigar", "yaml"]
+    )
+    return instrumented
 
 
 def _targets(work: Path) -> dict[str, Any]:

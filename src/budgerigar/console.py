@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
 from typing import Any
+
+from budgerigar.errors import BudgieError
 
 LINE_SECONDS = 10.0
 """Without a terminal, at most one progress line in this many seconds."""
@@ -16,18 +20,33 @@ _seen: set[str] = set()
 
 
 def result(text: str) -> None:
-    """Prints a line of the command's result on stdout."""
-    print(text, flush=True)
+    """Prints a line of the command's result on stdout.
+
+    Raises:
+        BudgieError: when stdout cannot be written, such as a file on a full disk.
+    """
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        # What is left in the buffer would be tried again at the end of Python.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise BudgieError(
+            "standard output could not be written",
+            why=error.strerror or str(error),
+            remedy="the result is not whole: free the disk, or name another place",
+        ) from error
 
 
 def result_json(value: Any) -> None:
     """Prints `value` as JSON on stdout, for programs."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False), flush=True)
+    result(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def note(text: str) -> None:
     """Prints a line about what is being done on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    # Nothing that is computed depends on it: a log on a full disk must not end a run.
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def warn(text: str) -> None:

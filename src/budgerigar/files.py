@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,8 +39,10 @@ def whole_file(path: Path) -> Iterator[Path]:
         _sync(temporary)
         temporary.replace(path)
         _sync(path.parent)
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    except Exception as error:
+        if (fault := _of_the_disk(error)) is None:
+            raise
+        raise cannot_write(path, fault) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -70,8 +73,10 @@ def whole_folder(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         _sync(path.parent)
         shutil.rmtree(retired, ignore_errors=True)
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    except Exception as error:
+        if (fault := _of_the_disk(error)) is None:
+            raise
+        raise cannot_write(path, fault) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -218,6 +223,8 @@ def require_place(path: Path) -> None:
         code = errno.EISDIR
     elif not folder.is_dir():
         code = errno.ENOTDIR
+    elif os.statvfs(folder).f_flag & os.ST_RDONLY:
+        code = errno.EROFS
     elif not os.access(folder, os.W_OK | os.X_OK):
         code = errno.EACCES
     if code:
@@ -231,6 +238,14 @@ def cannot_write(path: Path, error: OSError) -> RunError:
         why=error.strerror or str(error),
         remedy="free the disk or choose another folder with --out; what stood there before is kept",
     )
+
+
+def _of_the_disk(error: Exception) -> OSError | None:
+    """What the system said of a file; libraries in Rust tell it in the words of any exception."""
+    if isinstance(error, OSError):
+        return error
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else None
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from budgerigar.encoder.interface import Encoder, Tokens
     from budgerigar.training.loop import EpochRecord, Outcome, Trainee, Validation
 
+PLACES = ("model.name", "model.revision", "data.train", "data.validation", "data.test",
+          "data.unlabelled")  # fmt: skip
+"""Fields that may change before a run goes on: hashes tell whether what they name is the same."""
+
 GivesUp = Callable[[RunFolder, "EpochRecord"], bool]
 """Whether a run ends after an epoch, before its time."""
 
@@ -87,16 +91,36 @@ class RunStages:
             encoder.load_state(adapters.read_tensors(start))
 
     def begin(self, splits: Splits) -> None:
-        """Writes the recipe and the plan, or checks that the data are still those of the plan."""
-        fingerprints = {name: texts.fingerprint for name, texts in splits.named().items()}
+        """Writes the plan and the recipe, or checks that a run goes on with what it began with.
+
+        Raises:
+            RunError: when its recipe, weights or texts have changed since.
+        """
+        began_with = {
+            "recipe": self.recipe.model_dump(mode="json"),
+            "weights": self.model_sha256,
+            "texts": {name: texts.fingerprint for name, texts in splits.named().items()},
+        }
         if self.files.is_empty():
-            write_json(self.files.plan, {**self.plan.to_json(), "fingerprints": fingerprints})
+            write_json(self.files.plan, {**self.plan.to_json(), "began_with": began_with})
             write_text(self.files.recipe, recipe_text.to_yaml(self.recipe))
-        elif read_json(self.files.plan)["fingerprints"] != fingerprints:
-            raise RunError(
-                f"the texts of {self.files.path} have changed since the run began",
-                remedy="put the files back, or begin a new run",
-            )
+        else:
+            self._require_unchanged(began_with)
+
+    def _require_unchanged(self, now: Mapping[str, Any]) -> None:
+        before = read_beginning(self.files)
+        changed = _changed(before["recipe"], now["recipe"])
+        for what, is_other in (
+            ("fields of the recipe", changed != ""),
+            ("the weights", before["weights"] != now["weights"]),
+            ("the texts", before["texts"] != now["texts"]),
+        ):
+            if is_other:
+                raise RunError(
+                    f"{what} of {self.files.path} have changed since the run began",
+                    why=changed,
+                    remedy="put back what was there, or begin a new run",
+                )
 
     def trainee(
         self,
@@ -245,6 +269,40 @@ class RunStages:
         card = adapters.model_card(info, results.headline(content))
         write_text(self.files.adapter / "README.md", card)
         write_json(self.files.results, content)
+
+
+def read_beginning(files: RunFolder) -> dict[str, Any]:
+    """What a run began with: its recipe, the SHA-256 of its weights, its texts' fingerprints.
+
+    Raises:
+        RunError: when the plan is not what this version wrote.
+        RecipeError: when the recipe in it is none.
+    """
+    recorded = read_json(files.plan)
+    try:
+        began_with = recorded["began_with"]
+        # Read as a recipe, it has the fields that are newer than the run, too.
+        recipe = recipe_text.from_tree(began_with["recipe"], str(files.plan))
+        return {
+            "recipe": recipe.model_dump(mode="json"),
+            "weights": began_with["weights"],
+            "texts": began_with["texts"],
+        }
+    except (LookupError, TypeError) as error:
+        raise RunError(
+            f"{files.plan} is not what this version began the run with",
+            remedy="put a copy of the file back, or begin a new run",
+        ) from error
+
+
+def _changed(before: Any, now: Any, path: str = "") -> str:
+    """The first field of a recipe that is another, with both values; empty where none is."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        below = f"{path}." if path else ""
+        names = {**before, **now}
+        found = (_changed(before.get(name), now.get(name), f"{below}{name}") for name in names)
+        return next(filter(None, found), "")
+    return "" if before == now or path in PLACES else f"{path} was {before!r} and is {now!r}"
 
 
 def verify(finished: Sequence[RunStages], checkpoint: Path) -> None:
