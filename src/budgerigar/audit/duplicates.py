@@ -229,7 +229,9 @@ def _leaks(known: _Set, other: _Set) -> Finding | None:
         count=len(rows),
         message=f"{len(rows):,} of {len(other.texts):,} {TEXTS_OF[other.name]} "
         f"{_stand(len(rows))} in the {_row_of(known)}s" + ", with their labels" * to_predict,
-        advice=f"Remove them from the {_row_of(known)}s: results on them show memory, not skill.",
+        advice="Judge predictions by the other texts: what these are labelled is known."
+        if to_predict
+        else f"Remove them from the {_row_of(known)}s: results on them show memory, not skill.",
         rows=tuple(_file_rows(other.texts)[rows].tolist()),
         file=other.name,
         examples=_examples(
