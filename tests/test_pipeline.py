@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from budgerigar import pipeline, run_stages
-from budgerigar.errors import AdapterError, ModelError, RunError, TrainingStopped
+from budgerigar.audit import screening
+from budgerigar.errors import AdapterError, DataError, ModelError, RunError, TrainingStopped
 
 
 def test_a_folder_with_files_of_a_runs_names_is_left_alone(tiny_recipe, tmp_path):
@@ -74,3 +76,48 @@ def test_unlabelled_texts_with_known_labels_are_counted(tiny_recipe, texts, tmp_
     assert shift["expected_accuracy"]["by"] == "this run"
     assert 0 <= shift["expected_accuracy"]["all"]["accuracy"] <= 1
     assert "stand in the test rows" in run.files()[0].read_text()
+
+
+def test_suspected_rows_are_left_out_of_training_alone(tiny_recipe, tmp_path, monkeypatch):
+    asked = []
+
+    def suspects(texts, encoder, seed):
+        asked.append((texts, encoder.depth, seed))
+        return np.array([3, 5, 90])
+
+    whole = pipeline.train(tiny_recipe, tmp_path / "whole", epochs=1).results
+    monkeypatch.setattr(screening, "suspects", suspects)
+    changes = {"epochs": 1, "data.drop_suspects": True}
+    dropped = pipeline.train(tiny_recipe, tmp_path / "run", **changes).results
+    ((texts, depth, seed),) = asked
+    assert (len(texts.texts), depth, seed) == (whole["data"]["train"]["texts"], 4, whole["seed"])
+    assert dropped["data"]["train"]["texts"] == whole["data"]["train"]["texts"] - 3
+    for name in ("validation", "test"):
+        assert dropped["data"][name] == whole["data"][name]
+    line = f"3 of {len(texts.texts)} training texts are left out, as their labels are suspected"
+    assert any(one.startswith(line) for one in dropped["notes"])
+
+
+def test_a_class_that_loses_all_its_rows_to_suspicion_stops_the_run(
+    tiny_recipe, tmp_path, monkeypatch
+):
+    def suspects(texts, encoder, seed):
+        return np.flatnonzero(texts.labels == 2)
+
+    monkeypatch.setattr(screening, "suspects", suspects)
+    with pytest.raises(DataError, match="Business"):
+        pipeline.train(tiny_recipe, tmp_path / "run", **{"data.drop_suspects": True})
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("loss", "begins"),
+    [
+        ("generalized_cross_entropy", (1 - 0.25**0.7) / 0.7),
+        ({"name": "symmetric_cross_entropy", "beta": 0.5}, 0.1 * np.log(4) + 0.5 * 4 * 0.75),
+    ],
+)
+def test_the_loss_of_the_recipe_trains(loss, begins, tiny_recipe, tmp_path):
+    """It begins where every one of four classes is as likely."""
+    run = pipeline.train(tiny_recipe, tmp_path / "run", loss=loss, epochs=1).results
+    assert run["epochs"][0]["training_loss"] == pytest.approx(begins, rel=0.1)

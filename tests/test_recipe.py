@@ -116,6 +116,30 @@ def test_nearest_names_for_optimizers_and_their_options():
     )
 
 
+def test_a_name_alone_stands_for_a_loss_or_an_optimizer_with_its_defaults():
+    recipe = recipe_text.read("quickstart", ["loss=generalized_cross_entropy", "optimizer=sgd"])
+    assert (recipe.loss.name, recipe.loss.q) == ("generalized_cross_entropy", 0.7)
+    assert (recipe.optimizer.name, recipe.optimizer.momentum) == ("sgd", 0.9)
+    changed = recipe_text.read("quickstart", ["loss=generalized_cross_entropy", "loss.q=0.4"])
+    assert changed.loss.q == 0.4
+    assert recipe_text.read("quickstart").loss.name == "cross_entropy"
+
+
+def test_faults_of_losses():
+    assert faults(["loss=generalised_cross_entropy"]) == (
+        "loss.name: 'generalised_cross_entropy' is none of cross_entropy, "
+        "generalized_cross_entropy, symmetric_cross_entropy, did you mean "
+        "'generalized_cross_entropy'?",
+    )
+    (fault,) = faults(["loss=generalized_cross_entropy", "loss.q=0"])
+    assert fault.startswith("loss.q: ")
+    assert faults(["loss=symmetric_cross_entropy", "loss.betta=1"]) == (
+        "loss.betta: unknown field, did you mean 'beta'?",
+    )
+    (fault,) = faults(["loss=symmetric_cross_entropy", "label_smoothing=0.1"])
+    assert "label_smoothing is of cross_entropy, the loss is symmetric_cross_entropy" in fault
+
+
 def test_overrides_take_yaml_values_and_comma_lists():
     recipe = recipe_text.read(
         "agnews-rmsprop",
