@@ -106,6 +106,7 @@ def results_of_a_run() -> dict[str, Any]:
         "recipe": {"name": "agnews-adamw", "optimizer": {"rate": 5e-4, "lora_plus": 1.0}},
         "plan": plan,
         "notes": [*plan["notes"], "4 of 400 test texts are cut at 256 tokens"],
+        "findings": [],
         "data": {
             "train": texts_of("/data/agnews_train.csv", 3800),
             "validation": texts_of("/data/agnews_train.csv", 200),
@@ -124,7 +125,14 @@ def results_of_a_run() -> dict[str, Any]:
         "verification": {"largest_difference": 2.4e-7},
         "model": {"name": "distilroberta-base", "sha256": "c4191388" * 8},
         "seconds": {
-            **{"data": 0.114, "tokens": 0.556, "model": 0.292, "prefix": 3.2, "training": 277.015},
+            **{
+                "data": 0.114,
+                "audit": 0.6,
+                "tokens": 0.556,
+                "model": 0.292,
+                "prefix": 3.2,
+                "training": 277.015,
+            },
             **{"shift": 0.0, "evaluation": 19.246, "verification": 7.154},
         },
         "versions": {"budgerigar": "0.1.0", "python": "3.11.7", "torch": "2.13.0"},
@@ -133,6 +141,20 @@ def results_of_a_run() -> dict[str, Any]:
         },
     }
     return json.loads(json.dumps(content))
+
+
+def finding(text: str = "Parrots counted again") -> dict[str, Any]:
+    """A finding as a run's results hold it."""
+    return {
+        **{"code": "leak", "severity": "error", "count": 2, "file": "test"},
+        "message": f"2 of 400 test texts stand in the training rows {text}",
+        "advice": "Remove them from the training rows: results on them show memory, not skill.",
+        "rows": [7, 1234],
+        "examples": [
+            {"row": 7, "text": text, "about": "same as training row 3021"},
+            {"row": 1234, "text": text},
+        ],
+    }
 
 
 def shift_of_texts(by: str = "agnews-adamw") -> dict[str, Any]:
@@ -286,6 +308,7 @@ def hostile_results() -> dict[str, Any]:
         error["text"] = text
     results["name"] = "<b>name</b>" + "n" * 500
     results["notes"] += ['<img src="http://example.invalid/x.png">', "/a/long/path" * 200]
+    results["findings"] = [finding("w" * 900), finding("<i>" + " long" * 200)]
     results["model"]["name"] = "/models/" + "m" * 400
     results["data"]["test"]["source"] = "/data/" + "d" * 900
     results["data"]["unlabelled"]["source"] = "/data/<i>" + "u" * 900

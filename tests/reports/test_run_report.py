@@ -16,6 +16,7 @@ from recorded import (
     CLASSES,
     HOSTILE,
     Page,
+    finding,
     hostile_results,
     keys_of,
     results_of_a_run,
@@ -67,7 +68,7 @@ def test_the_page_shows_the_numbers_of_the_results(tmp_path):
     for line in (*results["notes"], "173,956 of the budget's 999,999", "826,043 are left"):
         assert line in text
     assert "epoch 4 of 5 was chosen as the best" in text
-    for line in ("2.4e-07", results["model"]["sha256"], "torch 2.13.0", "277.0", "total 307.6"):
+    for line in ("2.4e-07", results["model"]["sha256"], "torch 2.13.0", "277.0", "total 308.2"):
         assert line in text
 
 
@@ -139,6 +140,32 @@ def test_without_unlabelled_texts_notes_or_errors(tmp_path):
     assert "unlabelled" not in text
     assert "To keep in mind" not in text
     assert "None: all 400 predictions are right." in text
+
+
+def test_findings_are_told_the_worst_of_them_on_top(tmp_path):
+    results = results_of_a_run()
+    page = Page(
+        written({**results, "findings": [finding(), {**finding(), "examples": []}]}, tmp_path)
+    )
+    assert "error: 2 of 400 test texts stand in the training rows" in page.text.split("Plan")[0]
+    told = page.text.split("What was found in the texts")[1].split("Most confident errors")[0]
+    assert told.count("error , test texts: 2 of 400") == 2
+    assert "show memory, not skill." in told
+    assert "row 7 (same as training row 3021): Parrots counted again" in told
+    assert "row 1234: Parrots counted again" in told
+    assert "Nothing was found" in Page(written(results, tmp_path)).text
+    # Runs of versions that did not look.
+    del results["findings"]
+    text = Page(written(results, tmp_path)).text
+    assert "found in the texts" not in text
+
+
+def test_texts_of_findings_are_escaped(tmp_path):
+    results = results_of_a_run()
+    calm = Page(written({**results, "findings": [finding()]}, tmp_path))
+    hostile = Page(written({**results, "findings": [finding(" ".join(HOSTILE))]}, tmp_path))
+    for tag in ("b", "i", "u", "td", "style", "table", "main"):
+        assert hostile.count(tag) == calm.count(tag), tag
 
 
 def test_unlabelled_texts_have_their_distribution(tmp_path):

@@ -17,6 +17,7 @@ from budgerigar.data.near_duplicates import SIMILAR, Pairs
 from budgerigar.data.split import duplicate_groups
 
 SHOWN_EXAMPLES = 5
+JUDGED_BY_OTHERS = "Judge predictions by the other texts: what these are labelled is known."
 
 
 class Texts(Protocol):
@@ -229,7 +230,7 @@ def _leaks(known: _Set, other: _Set) -> Finding | None:
         count=len(rows),
         message=f"{len(rows):,} of {len(other.texts):,} {TEXTS_OF[other.name]} "
         f"{_stand(len(rows))} in the {_row_of(known)}s" + ", with their labels" * to_predict,
-        advice="Judge predictions by the other texts: what these are labelled is known."
+        advice=JUDGED_BY_OTHERS
         if to_predict
         else f"Remove them from the {_row_of(known)}s: results on them show memory, not skill.",
         rows=tuple(_file_rows(other.texts)[rows].tolist()),
@@ -274,7 +275,9 @@ def _near_leaks(known: _Set, other: _Set, every: Groups) -> Finding | None:
         count=len(rows),
         message=f"{len(rows):,} of {len(other.texts):,} {TEXTS_OF[other.name]} {_are(len(rows))} "
         f"nearly the same as a {TEXTS_OF[known.name].removesuffix('s')}",
-        advice=f"Remove the {_row_of(known)}s that they resemble, and compare results with and "
+        advice=JUDGED_BY_OTHERS
+        if other.name == "unlabelled"
+        else f"Remove the {_row_of(known)}s that they resemble, and compare results with and "
         "without them.",
         rows=tuple(_file_rows(other.texts)[rows].tolist()),
         file=other.name,
