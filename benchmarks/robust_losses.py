@@ -3,11 +3,11 @@
     python benchmarks/robust_losses.py --model FOLDER --clean train.csv --labels given.csv
         --test test.csv --out RUNS [--json FILE]
 
-First every setting trains on clean rows with wrong labels planted in a fifth of them, by kinds of
-noise that depend on the text, and is scored on other clean rows: the best setting of each way is
-chosen there. Then the chosen ones and the plain recipe train on `--labels` with fresh seeds, and
-each run is scored once on `--test`. Rows of `--labels` take no part in the choice. Everywhere the
-validation rows, by which a run keeps its best epoch, have the same noise as the training rows.
+First every setting trains on clean rows with wrong labels planted in a fifth of them, as people
+would give them, and is scored on other clean rows: the best setting of each way is chosen there.
+Then the chosen ones and the plain recipe train on `--labels` with fresh seeds, and each run is
+scored once on `--test`. Rows of `--labels` take no part in the choice. Everywhere the validation
+rows, by which a run keeps its best epoch, have the same noise as the training rows.
 A comparison in RUNS that is whole is not trained again, a stopped one goes on.
 """
 
@@ -44,15 +44,11 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "dropped": {
         "dropped": {"data.drop_suspects": True},
     },
-    "dropped, robust": {
-        "dropped-generalized-0.7": {
-            "data.drop_suspects": True,
-            "loss": {"name": GCE, "q": 0.7},
-        },
-    },
 }
 """Ways to deal with wrong labels, and the settings of each that are tried."""
 KINDS = ("concept", "ambiguous")
+"""Of planted noise: an annotator with a notion of the classes of their own; texts that could as well
+be of another class."""
 RATE = 0.2
 PLANTED_SEEDS = 2
 
