@@ -47,8 +47,8 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
 }
 """Ways to deal with wrong labels, and the settings of each that are tried."""
 KINDS = ("concept", "ambiguous")
-"""Of planted noise: an annotator with a notion of the classes of their own; texts that could as well
-be of another class."""
+"""Of planted noise: an annotator with a notion of the classes of their own, and texts that could as
+well be of another class."""
 RATE = 0.2
 PLANTED_SEEDS = 2
 
