@@ -268,3 +268,12 @@ def test_offline_fails_within_seconds(tmp_path):
     assert "pass a local file" in line
     # Generous, for a busy machine: the libraries themselves would try for longer than this.
     assert time.monotonic() - start < 40
+
+
+def test_a_reader_that_leaves_is_no_fault():
+    command = [sys.executable, "-m", "budgerigar", "recipes", "show", "quickstart"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")

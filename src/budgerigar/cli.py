@@ -544,6 +544,8 @@ def main() -> NoReturn:
         _fail(str(error), error.exit_code, error)
     except KeyboardInterrupt as error:
         _fail("stopped", Interrupted.exit_code, error)
+    except BrokenPipeError:
+        sys.exit(1)
     except Exception as error:
         if hasattr(error, "format_message"):
             _fail_usage(error)

@@ -24,12 +24,15 @@ def result(text: str) -> None:
 
     Raises:
         BudgieError: when stdout cannot be written, such as a file on a full disk.
+        BrokenPipeError: when who reads it has left, as `head` does.
     """
     try:
         print(text, flush=True)
     except OSError as error:
         # What is left in the buffer would be tried again at the end of Python.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise
         raise BudgieError(
             "standard output could not be written",
             why=error.strerror or str(error),
