@@ -28,7 +28,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests" / "faults"), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
-SHARES = {"report of results": 0.002, "report of comparison": 0.002, "recipe": 0.4, "space": 0.4}
+SHARES = {"report of results": 0.02, "report of comparison": 0.02, "recipe": 0.4, "space": 0.4}
 """Of readers that are slower than the others: how many inputs, as part of an even share."""
 SECONDS = 30
 """That one input may take."""

@@ -122,8 +122,11 @@ def told(as_fault: Callable[[str], BudgieError]) -> Iterator[None]:
         is_fault = isinstance(error, Exception) or type(error).__name__ == "PanicException"
         if is_out_of_memory(error) or not is_fault:
             raise
-        words = " ".join(str(error).split())[:200]
-        raise as_fault(words or type(error).__name__) from error
+        kind, words = type(error).__name__, " ".join(str(error).split())[:200]
+        # A missing key's words are the key alone.
+        raise as_fault(
+            f"{kind}: {words}" if isinstance(error, LookupError) else words or kind
+        ) from error
 
 
 def _sentence(remedy: str) -> str:

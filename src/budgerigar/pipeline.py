@@ -12,7 +12,7 @@ from budgerigar import comparison, planning, predict, recipe_text, sources, trac
 from budgerigar.comparison import ComparisonFolder
 from budgerigar.conductor import conduct
 from budgerigar.console import note
-from budgerigar.errors import RunError
+from budgerigar.errors import RunError, told
 from budgerigar.files import read_json
 from budgerigar.planning import Plan
 from budgerigar.recipe import Recipe
@@ -204,13 +204,19 @@ def report(place: str | Path, out: str | Path | None = None, *, pdf: bool = Fals
     Raises:
         RunError: when there are no results, they are not whole, or nothing can print.
     """
-    from jinja2 import UndefinedError
-
     file = _recorded(Path(place))
     folder = file.parent if out is None else Path(out)
     page = folder / "report.html"
     content = read_json(file)
-    try:
+
+    def unfit(why: str) -> RunError:
+        return RunError(
+            f"{file} is not what a finished run or comparison left",
+            why=why,
+            remedy="name its folder",
+        )
+
+    with told(unfit):
         is_comparison = "verdict" in content
         known = comparison.SCHEMA if is_comparison else RESULTS_SCHEMA
         if content["schema"] != known:
@@ -225,13 +231,7 @@ def report(place: str | Path, out: str | Path | None = None, *, pdf: bool = Fals
         else:
             curves = [figures.Curve(content["name"], [content["epochs"]])]
             write_run_report(content, page)
-    except (LookupError, TypeError, AttributeError, UndefinedError) as error:
-        raise RunError(
-            f"{file} is not what a finished run or comparison left",
-            why=f"{type(error).__name__}: {error}",
-            remedy="name its folder",
-        ) from error
-    drawn = figures.draw_curves(curves, folder / "curves")
+        drawn = figures.draw_curves(curves, folder / "curves")
     if pdf:
         print_page(page, page.with_suffix(".pdf"))
     return [page, *([page.with_suffix(".pdf")] if pdf else []), *drawn]

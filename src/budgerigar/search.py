@@ -18,7 +18,7 @@ from budgerigar import comparison, planning, recipe_text, sources
 from budgerigar.comparison import Comparison
 from budgerigar.conductor import conduct
 from budgerigar.console import note, warn
-from budgerigar.errors import BudgetError, BudgieError, RunError
+from budgerigar.errors import BudgetError, BudgieError, RunError, told
 from budgerigar.files import exclusive, read_json, write_json, write_text
 from budgerigar.planning import Plan
 from budgerigar.recipe import Range, Recipe, Space
@@ -167,11 +167,21 @@ def resume(folder: str | Path, trials: int | None = None) -> Search:
             f"{files.path} holds no search", remedy="start one with budgie search SPACE.yaml"
         )
     asked = read_json(files.space)
+
+    def unfit(why: str) -> RunError:
+        return RunError(
+            f"{files.space} is not what a search began with",
+            why=why,
+            remedy="put a copy of the file back, or begin a new search",
+        )
+
+    with told(unfit):
+        if trials is not None:
+            asked["space"]["trials"] = trials
+        made = Space.model_validate(asked["space"])
+        recipe = recipe_text.from_tree(asked["recipe"], str(files.space))
     if trials is not None:
-        asked["space"]["trials"] = trials
         write_json(files.space, asked)
-    made = Space.model_validate(asked["space"])
-    recipe = recipe_text.from_tree(asked["recipe"], str(files.space))
     return _Searcher(files, made, recipe).run()
 
 

@@ -55,6 +55,8 @@ def test_rare_classes_and_lengths_by_class():
     assert found["class-imbalance"].details["classes"] == {"rare": 30, "frequent": 300}
     assert "rare (30)" in found["class-imbalance"].message
     assert found["length-by-class"].details["median_characters"]["frequent"] == 95
+    small = by_code(text_audit.class_findings(["same"] * 12, np.repeat([0, 1], 6), ["a", "b"]))
+    assert small["class-imbalance"].message == "few texts of a (6), b (6)"
     even = text_audit.class_findings(["same"] * 60, np.repeat([0, 1], 30), ["a", "b"])
     assert even == []
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from budgerigar import conductor, pipeline
+from budgerigar import conductor, pipeline, search
 from budgerigar.errors import BudgieError, RunError
 from budgerigar.files import LOCK
+from recorded import comparison_of_recipes
 
 
 @pytest.fixture
@@ -101,3 +102,22 @@ def test_a_recipe_in_the_plan_that_is_none_is_told(stopped):
     plan.write_text(json.dumps(recorded))
     with pytest.raises(BudgieError, match=r"recipe .*plan\.json has \d+ faults: "):
         pipeline.resume(stopped)
+
+
+@pytest.mark.parametrize(
+    "spoilt", ["[]", "{}", '{"space": {}}', '{"space": {"space": 3}, "recipe": {}}', "{"]
+)
+def test_a_space_of_a_search_that_was_edited_is_told(spoilt, tmp_path):
+    (tmp_path / "search.json").write_text(spoilt)
+    with pytest.raises(RunError, match=r"search\.json (is not what|cannot be read)"):
+        search.resume(tmp_path, trials=3)
+    assert (tmp_path / "search.json").read_text() == spoilt
+
+
+@pytest.mark.parametrize("texts", [10**400, "many", None])
+def test_results_with_odd_numbers_make_no_report(texts, tmp_path):
+    content = comparison_of_recipes()
+    content["recipes"][0]["reliability"][0]["texts"] = texts
+    (tmp_path / "comparison.json").write_text(json.dumps(content))
+    with pytest.raises(RunError, match="is not what a finished run or comparison left"):
+        pipeline.report(tmp_path)

@@ -87,14 +87,18 @@ def class_findings(
     rare = [n for n, c in sizes.items() if c < SMALL_CLASS or c * RARE_CLASS < counts.max()]
     if rare:
         names = ", ".join(f"{name} ({sizes[name]:,})" for name in rare)
+        is_rarer = counts.max() >= SMALL_CLASS
         found.append(
             Finding(
                 code="class-imbalance",
                 severity="warning",
                 count=len(rare),
-                message=f"few texts of {names}, against {counts.max():,} of the largest class",
+                message=f"few texts of {names}"
+                + (f", against {counts.max():,} of the largest class" if is_rarer else ""),
                 advice="Add texts of these classes or weigh them, and look at macro F1 beside "
-                "accuracy.",
+                "accuracy."
+                if is_rarer
+                else "Add texts: from so few little can be learned, and little can be said.",
                 details={"classes": sizes},
             )
         )
