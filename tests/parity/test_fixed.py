@@ -103,6 +103,23 @@ def test_gradients_under_dropout_are_those_of_the_function_computed(base_of):
     assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(slope, rel=0.02)
 
 
+@pytest.mark.parametrize("targets", [("query",), ("query", "value"), SIX])
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_a_run_whose_numbers_run_away_leaves_the_others(base_of, targets, bad):
+    runs, prepared = runs_over(base_of("roberta"), targets, (4, 4, 4))
+    with torch.no_grad():
+        for one in runs[bad].trainables():
+            if one.factor == "B":
+                one.tensor.fill_(float("nan"))
+    stream = torch.Generator(runs[0].device)
+    logits = engine.fixed_logits(fixed_batch(runs, prepared), runs, stream)
+    found = gradients(runs, logits)
+    for number, (own, gradient) in enumerate(zip(logits, found, strict=True)):
+        is_whole = bool(own.isfinite().all())
+        are_whole = all(bool(one.isfinite().all()) for one in gradient.values())
+        assert (is_whole, are_whole) == ((False, False) if number == bad else (True, True))
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("name", ["adamw", "rmsprop"])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
@@ -129,8 +146,9 @@ def test_replayed_rounds_train_as_rounds_that_are_computed(base_of, name, dropou
             )
             for run in runs
         ]
-        rounds = graphs.graphed(steps, prepared, np.array([0, 1, 2, 3, 4, 0]))
-        assert rounds is not None
+        texts = graphs.texts_for(steps, prepared)
+        assert not isinstance(texts, str)
+        rounds = graphs.GraphedRounds(steps, texts, np.array([0, 1, 2, 3, 4, 0]))
         figures = []
         for number in range(12):
             if not replays:

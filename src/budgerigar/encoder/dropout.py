@@ -2,8 +2,8 @@
 
 A stream is made anew for every step from the run's seed and the step's number, so that a
 run that goes on from a checkpoint needs no state of it, and runs of a cohort do not touch
-each other's. Drawing bytes makes every rate a multiple of 1/256; what is kept is scaled by
-the rate that was really used.
+each other's, but for those of a graph on a GPU, which share one. Drawing bytes makes every
+rate a multiple of 1/256; what is kept is scaled by the rate that was really used.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from budgerigar.encoder.fixed import DeviceTexts, FixedBatch, has_room
 from budgerigar.encoder.frozen import FrozenBase, PrefixedTexts
 from budgerigar.encoder.interface import Tokens, Trainable, require_same
 from budgerigar.encoder.lora import Factors
-from budgerigar.encoder.model import Head, Member
+from budgerigar.encoder.model import Head, Member, PackedEncoder
 
 
 @dataclass(frozen=True)
@@ -141,23 +141,22 @@ def logits(texts: Tokens, shares: Sequence[Share]) -> list[torch.Tensor]:
     return _above(hidden, where, start, [share.run for share in shares], members)
 
 
-def can_be_fixed(texts: Tokens, runs: Sequence[PackedClassifier]) -> bool:
-    """Whether `fixed_logits` computes these runs' batches on these texts."""
-    encoder = runs[0].base.encoder
-    return (
-        encoder.takes_fixed_shapes
-        and encoder.device.type == "cuda"
-        and encoder.number_type != torch.float32
-        and isinstance(texts, PrefixedTexts)
-        and texts.layers < encoder.depth
-        and has_room(texts)
-    )
+def on_device(texts: Tokens, encoder: PackedEncoder) -> DeviceTexts | str:
+    """The texts' frozen prefix, kept where an encoder computes, for `fixed_logits`.
 
-
-def on_device(texts: Tokens, runs: Sequence[PackedClassifier]) -> DeviceTexts:
-    """The texts' frozen prefix, kept where the runs compute."""
-    encoder = runs[0].base.encoder
-    assert isinstance(texts, PrefixedTexts)
+    Returns:
+        Why that cannot be, in words, where it cannot.
+    """
+    if not encoder.takes_fixed_shapes:
+        return "layers of this architecture take no batches of fixed shapes"
+    if encoder.number_type == torch.float32:
+        return "attention in float32 takes no batches of fixed shapes"
+    if not isinstance(texts, PrefixedTexts):
+        return "no layer is frozen, or the cache has no room for what they give"
+    if texts.layers == encoder.depth:
+        return "only the head trains"
+    if not has_room(texts):
+        return "the GPU has no room for what the frozen layers give"
     return DeviceTexts(texts, encoder.number_type, encoder.device)
 
 

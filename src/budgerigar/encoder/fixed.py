@@ -123,8 +123,8 @@ class FixedBatch:
             text_T=text_T,
             within_T=torch.where(inside_T, within_T, 0),
             token_P=token_BL.flatten(),
-            # The first text's last place is padding.
-            place_T=torch.where(inside_T, text_T * shape.places + within_T, shape.places - 1),
+            # An idle row takes the padding of its run's last text: no run's numbers reach others.
+            place_T=text_T * shape.places + torch.where(inside_T, within_T, shape.places - 1),
             idle=None,
             groups=(view,),
             ends_S=ends_S,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,20 +51,21 @@ class _Recorded:
 
 
 class GraphedRounds:
-    """Rounds of runs over one base, each with a batch of its own; made by `graphed`."""
+    """Rounds of runs over one base, each with a batch of its own.
 
-    def __init__(
-        self,
-        steps: Sequence[Step],
-        encoders: Sequence[PackedClassifier],
-        texts: DeviceTexts,
-        labels: np.ndarray,
-    ) -> None:
-        self._steps, self._encoders, self._texts = steps, encoders, texts
+    Args:
+        steps: the runs.
+        texts: as `texts_for` gives them.
+        labels: class of each text, int64 `[B]`.
+    """
+
+    def __init__(self, steps: Sequence[Step], texts: DeviceTexts, labels: np.ndarray) -> None:
+        self._steps, self._texts = steps, texts
+        self._encoders = [one.encoder for one in steps if isinstance(one.encoder, PackedClassifier)]
         device = texts.rows.device
         self._labels_B = torch.from_numpy(labels).to(device)
         self._stream = torch.Generator(device)
-        self._pool = torch.cuda.graph_pool_handle()
+        self._pool: Any = None
         self._recorded: dict[Shape, _Recorded] = {}
 
     def step(self, rows_NB: np.ndarray, seed: int) -> list[tuple[float, float]]:
@@ -97,6 +99,8 @@ class GraphedRounds:
     def _record(self, batch: FixedBatch) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self._stream)
+        # One pool for all: they are replayed one after another, and nothing outlives a round.
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
         with torch.cuda.graph(graph, pool=self._pool):
             figures_2N = self._compute(batch)
         return graph, figures_2N
@@ -119,21 +123,21 @@ class GraphedRounds:
         return torch.stack([*(loss.detach() for loss in losses), *norms])
 
 
-def graphed(steps: Sequence[Step], examples: Tokens, labels: np.ndarray) -> GraphedRounds | None:
-    """Rounds as CUDA graphs; None where the runs, their optimizers or the texts do not allow it.
+def texts_for(steps: Sequence[Step], examples: Tokens) -> DeviceTexts | str:
+    """The training texts as `GraphedRounds` takes them.
 
     Args:
-        steps: the runs.
+        steps: every run that will train.
         examples: the training texts, prepared.
-        labels: class of each, int64 `[B]`.
+
+    Returns:
+        Why rounds of these runs cannot be graphs, in words, where they cannot.
     """
     encoders = [one.encoder for one in steps if isinstance(one.encoder, PackedClassifier)]
-    if (
-        not encoders
-        or len(encoders) < len(steps)
-        or len({id(encoder.base) for encoder in encoders}) > 1
-        or any(name_of(one.optimizer) not in CAPTURABLE for one in steps)
-        or not engine.can_be_fixed(examples, encoders)
-    ):
-        return None
-    return GraphedRounds(steps, encoders, engine.on_device(examples, encoders), labels)
+    if len(encoders) < len(steps):
+        return "transformers + PEFT computes"
+    if len({id(encoder.base) for encoder in encoders}) > 1:
+        return "the runs have different bases"
+    if others := {name_of(one.optimizer) for one in steps} - CAPTURABLE.keys():
+        return f"the step of {', '.join(sorted(others))} cannot be recorded"
+    return engine.on_device(examples, encoders[0].base.encoder)

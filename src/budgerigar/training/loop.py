@@ -5,7 +5,8 @@ its log and its way to keep the best adapter as functions. In a round every run 
 takes one step, its rows computed together with the others'. All else is each run's own:
 order of texts, dropout, loss, clipping, optimizer, schedule, best epoch and failure. What
 a run draws comes from its seed and position, so that runs stopped and resumed end with the
-same bytes as runs that never stopped.
+same bytes as runs that never stopped. In graphs on a GPU the dropout of all runs is one stream,
+from the first one's seed.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torch
 from budgerigar.console import Progress, note
 from budgerigar.encoder import cohort, dropout
 from budgerigar.encoder.cohort import Batch
+from budgerigar.encoder.fixed import DeviceTexts
 from budgerigar.encoder.interface import Encoder, Tokens
 from budgerigar.errors import Interrupted, TrainingStopped
 from budgerigar.training import checkpoint, graphs
@@ -29,6 +31,10 @@ from budgerigar.training.checkpoint import Position
 from budgerigar.training.losses import Loss
 from budgerigar.training.optimizer import schedule, set_rates
 from budgerigar.training.stops import stop_requests
+
+
+RECORDS = ("cuda",)
+"""Devices on which rounds are recorded as graphs."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +168,7 @@ def train(
         TrainingStopped: when a run is so short that warm-up is all of it.
     """
     runs = [_Run(trainee, examples, labels) for trainee in trainees]
-    rounds = _Rounds(examples, labels)
+    rounds = _Rounds(runs, examples, labels)
     torch.manual_seed(trainees[0].settings.seed)
     for run, found in zip(runs, resume or [None] * len(runs), strict=True):
         if found is None:
@@ -199,21 +205,36 @@ def train(
 class _Rounds:
     """Rounds over the training texts, on a GPU as graphs where that is possible."""
 
-    def __init__(self, examples: Tokens, labels: np.ndarray) -> None:
+    def __init__(self, runs: Sequence[_Run], examples: Tokens, labels: np.ndarray) -> None:
         self._examples, self._labels = examples, labels
+        self._texts: DeviceTexts | None = None
         self._graphs: graphs.GraphedRounds | None = None
         self._graphed: list[_Run] = []
+        if runs[0].encoder.device.type in RECORDS:
+            found = self._device_texts(runs)
+            if isinstance(found, str):
+                note(f"rounds are computed kernel by kernel, which is slower: {found}")
+            else:
+                self._texts = found
+
+    def _device_texts(self, runs: Sequence[_Run]) -> DeviceTexts | str:
+        if any(run.settings.accumulation > 1 for run in runs):
+            return "accumulation has steps of several batches"
+        if any(run.scaler.is_enabled() for run in runs):
+            return "float16 has a loss scaler"
+        if len({run.settings.batch for run in runs}) > 1:
+            return "the runs have batches of different sizes"
+        return graphs.texts_for([run.graphed_step() for run in runs], self._examples)
 
     def take(self, active: list[_Run]) -> list[StepRecord]:
         """One optimizer step of every run; one whose loss is no number ends without it."""
         start = time.monotonic()
         for run in active:
             run.begin_step()
-        if self._graphed != active:
-            self._graphed, self._graphs = active, None
-            if all(run.takes_whole_batches for run in active):
-                steps = [run.graphed_step() for run in active]
-                self._graphs = graphs.graphed(steps, self._examples, self._labels)
+        if self._texts is not None and self._graphed != active:
+            self._graphed = active
+            steps = [run.graphed_step() for run in active]
+            self._graphs = graphs.GraphedRounds(steps, self._texts, self._labels)
         rows = [run.rows for run in active]
         if self._graphs is not None and len({len(one) for one in rows}) == 1:
             seed = int(active[0].dropout_stream(0).integers(2**63))
@@ -226,6 +247,8 @@ class _Rounds:
 
     def _one_by_one(self, active: Sequence[_Run]) -> None:
         """The same, batch by batch and kernel by kernel."""
+        for run in active:
+            run.optimizer.zero_grad(set_to_none=True)
         while waiting := [(run, batch) for run in active if (batch := run.next_batch())]:
             batches = [batch for _, batch in waiting]
             for part in cohort.passes(self._examples, batches):
@@ -286,18 +309,13 @@ class _Run:
         self._rate = self._loss = 0.0
         self._norm: float | None = None
 
-    @property
-    def takes_whole_batches(self) -> bool:
-        """Whether a step is one batch, and needs nothing of the CPU in between."""
-        return self.settings.accumulation == 1 and not self.scaler.is_enabled()
-
     def graphed_step(self) -> graphs.Step:
         """What a graph needs to take this run's steps."""
         return graphs.Step(
             encoder=self.encoder,
             optimizer=self.optimizer,
             tensors=self.tensors,
-            loss=self._mean_loss,
+            loss=lambda logits_BC, labels_B: self._share(logits_BC, labels_B, labels_B),
             clip=self._clip,
         )
 
@@ -305,11 +323,14 @@ class _Run:
     def _clip(self) -> float:
         return math.inf if self.settings.clip is None else self.settings.clip
 
-    def _mean_loss(self, logits_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+    def _share(
+        self, logits_BC: torch.Tensor, labels_B: torch.Tensor, of_step: torch.Tensor
+    ) -> torch.Tensor:
+        """A batch's share of the mean loss of a step whose texts have some labels."""
         total = self.settings.loss.total(logits_BC, labels_B, self.class_weights)
         if self.class_weights is None:
-            return total / len(labels_B)
-        return total / self.class_weights[labels_B].sum()
+            return total / len(of_step)
+        return total / self.class_weights[of_step].sum()
 
     def dropout_stream(self, first: int) -> np.random.Generator:
         """Draws the dropout of the step's batch that begins with a text."""
@@ -325,7 +346,6 @@ class _Run:
         """Sets the rates and draws the step's texts."""
         share = schedule(self.settings.schedule, self.at.step, self.total, self.settings.warmup)
         self._rate = set_rates(self.optimizer, share)
-        self.optimizer.zero_grad(set_to_none=True)
         first = self.at.step_in_epoch * self.step_texts
         self.rows = self._epoch_order()[first : first + self.step_texts]
         self._first, self._loss, self._norm = 0, 0.0, None
@@ -344,12 +364,11 @@ class _Run:
 
     def loss(self, batch: Batch, logits_BC: torch.Tensor) -> torch.Tensor | None:
         """A batch's share of the step's mean loss, scaled; None where it is no number."""
-        labels_B = torch.from_numpy(self.labels[batch.rows]).to(logits_BC.device)
-        total = self.settings.loss.total(logits_BC, labels_B, self.class_weights)
-        if self.class_weights is None:
-            share = total / len(self.rows)
-        else:
-            share = total / self.class_weights[torch.from_numpy(self.labels[self.rows])].sum()
+        labels_B, of_step = (
+            torch.from_numpy(self.labels[rows]).to(logits_BC.device)
+            for rows in (batch.rows, self.rows)
+        )
+        share = self._share(logits_BC, labels_B, of_step)
         self._loss += float(share.detach())
         scaled: torch.Tensor = self.scaler.scale(share)
         return scaled if math.isfinite(self._loss) else None

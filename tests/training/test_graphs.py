@@ -1,0 +1,148 @@
+"""Rounds as graphs in the training loop; on the CPU a stand-in computes what a graph replays."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import test_loop
+import torch
+from test_loop import SETTINGS, STEPS, Planned, apart, base, examples, select, train
+
+from budgerigar.encoder import engine
+from budgerigar.encoder.dropout import Dropouts
+from budgerigar.encoder.lora import LowRank
+from budgerigar.training import checkpoint, graphs, loop
+
+__all__ = ["base", "examples"]
+STILL = LowRank(alpha=16, dropout=0.0, rslora=False)
+CLOSE = 5e-3
+"""Products of 16 bits, in batches of other shapes."""
+
+
+class Replayed:
+    """Stands in for a graph: computes the round anew."""
+
+    def __init__(self, compute, runs):
+        self.compute, self.figures = compute, torch.zeros(2 * runs)
+
+    def replay(self) -> None:
+        self.figures.copy_(self.compute())
+
+
+@pytest.fixture
+def sixteen(base, monkeypatch):
+    """A base in 16 bits; dropout, whose stream is another one in graphs, is none."""
+    monkeypatch.setattr(test_loop, "Dropouts", lambda *rates: Dropouts(0.0, 0.0, prefix=False))
+    return replace(base, precision="bfloat16")
+
+
+@pytest.fixture
+def rounds(monkeypatch):
+    """Records on the CPU too; how each round came about, and with how many runs."""
+    seen: list[tuple[str, int]] = []
+    step = graphs.GraphedRounds.step
+
+    def record(self, batch):
+        made = Replayed(lambda: self._compute(batch), len(self._steps))
+        return made, made.figures
+
+    def counted(self, rows_NB, seed):
+        is_known = self._texts.shape(rows_NB) in self._recorded
+        seen.append(("replayed" if is_known else "computed", len(rows_NB)))
+        return step(self, rows_NB, seed)
+
+    monkeypatch.setattr(loop, "RECORDS", ("cpu",))
+    monkeypatch.setattr(engine, "has_room", lambda texts: True)
+    monkeypatch.setattr(graphs.GraphedRounds, "_record", record)
+    monkeypatch.setattr(graphs.GraphedRounds, "step", counted)
+    return seen
+
+
+def planned(**changes) -> Planned:
+    name, rate = changes.pop("name", "adamw"), changes.pop("rate", 1e-3)
+    return Planned(select(), STILL, name, rate, replace(SETTINGS, **changes))
+
+
+def without_graphs(monkeypatch) -> None:
+    monkeypatch.setattr(loop, "RECORDS", ())
+
+
+@pytest.mark.parametrize("batch", [4, 7])
+@pytest.mark.parametrize("weights", [None, (1.0, 2.0, 0.5, 1.0)])
+def test_runs_train_as_without_graphs(
+    sixteen, examples, rounds, batch, weights, tmp_path, monkeypatch
+):
+    """The last batch of an epoch is shorter where seven do not divide the texts."""
+    asked = [
+        planned(batch=batch, class_weights=weights, seed=1),
+        planned(batch=batch, class_weights=weights, seed=2, clip=None, name="rmsprop"),
+    ]
+    kept, states, _ = train(sixteen, examples, asked, tmp_path / "graphs")
+    assert len(rounds) == STEPS
+    assert sum(how == "replayed" for how, _ in rounds) > STEPS / 2
+    without_graphs(monkeypatch)
+    expected, others, _ = train(sixteen, examples, asked, tmp_path / "plain")
+    assert len(rounds) == STEPS
+    for own, other in zip(kept, expected, strict=True):
+        assert own.losses == pytest.approx(other.losses, abs=CLOSE)
+        norms = [[record.gradient_norm for record in one.steps] for one in (own, other)]
+        assert norms[0] == pytest.approx(norms[1], rel=0.1)
+    for state, other in zip(states, others, strict=True):
+        assert apart(state, other) < CLOSE
+
+
+def test_a_run_that_stops_early_leaves_the_others(sixteen, examples, rounds, tmp_path):
+    asked = [planned(early_stopping=1), planned(seed=2)]
+    kept, _, outcomes = train(sixteen, examples, asked, tmp_path)
+    assert [outcome.stopped_early for outcome in outcomes] == [True, False]
+    assert [len(own.steps) for own in kept] == [20, STEPS]
+    assert [runs for _, runs in rounds] == [2] * 20 + [1] * (STEPS - 20)
+
+
+def test_a_run_whose_numbers_run_away_ends_alone(sixteen, examples, rounds, tmp_path, monkeypatch):
+    wild, calm = planned(rate=1e30, clip=None), planned(seed=2)
+    kept, states, outcomes = train(sixteen, examples, [wild, calm], tmp_path / "graphs")
+    assert [outcome.failure is None for outcome in outcomes] == [False, True]
+    assert len(kept[1].losses) == STEPS
+    assert all(math.isfinite(loss) for loss in kept[1].losses)
+    without_graphs(monkeypatch)
+    _, (expected,), _ = train(sixteen, examples, [calm], tmp_path / "alone")
+    assert apart(states[1], expected) < CLOSE
+
+
+def test_a_run_goes_on_from_a_checkpoint(sixteen, examples, rounds, tmp_path):
+    asked = [planned(checkpoint_steps=8, name=name) for name in ("adamw", "rmsprop")]
+    _, expected, _ = train(sixteen, examples, asked, tmp_path / "first")
+    for number in range(2):
+        newest = max((tmp_path / "first" / str(number)).glob("*.safetensors"))
+        newest.write_bytes(newest.read_bytes()[:-1])
+    found = checkpoint.newest_common([tmp_path / "first" / str(n) for n in range(2)])
+    assert [one.position.step for one in found] == [48, 48]
+    _, states, _ = train(sixteen, examples, asked, tmp_path / "second", resume=found)
+    for state, other in zip(states, expected, strict=True):
+        assert apart(state, other) == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ([{"accumulation": 2}], "accumulation has steps of several batches"),
+        ([{"batch": 4}, {"batch": 5}], "the runs have batches of different sizes"),
+        ([{"name": "sgd"}, {}], "the step of sgd cannot be recorded"),
+    ],
+)
+def test_what_cannot_be_recorded_is_computed_and_told(
+    asked, why, sixteen, examples, rounds, tmp_path, capsys
+):
+    kept, _, _ = train(sixteen, examples, [planned(**one) for one in asked], tmp_path)
+    assert all(own.steps for own in kept)
+    assert rounds == []
+    assert f"kernel by kernel, which is slower: {why}" in capsys.readouterr().err
+
+
+def test_attention_in_float32_is_not_recorded(base, examples, rounds, tmp_path, capsys):
+    train(base, examples, [planned()], tmp_path)
+    assert rounds == []
+    assert "attention in float32" in capsys.readouterr().err
