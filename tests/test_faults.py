@@ -312,7 +312,7 @@ def test_what_is_told_and_not_refused(texts, tiny_recipe, tmp_path):
     done = budgie("train", tiny_recipe, *sets(*settings), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "train.csv: integer labels count from 1" in done.stderr
-    assert "train.csv: 2 empty texts (rows 101, 102)" in done.stderr
+    assert "train.csv: 2 empty texts (rows 101, 102, counted from 1)" in done.stderr
     assert "the validation rows hold no text of class Sci/Tech" in done.stderr
     assert torch.cuda.is_available() or "instead of float16: float16 is for GPUs" in done.stderr
 

@@ -70,7 +70,7 @@ def test_unlabelled_texts_with_known_labels_are_counted(tiny_recipe, texts, tmp_
     assert leak["message"] == "5 of 25 unlabelled texts stand in the test rows, with their labels"
     assert (leak["severity"], leak["rows"]) == ("warning", [0, 1, 2, 3, 4])
     assert leak["examples"][0]["about"] == "same as test row 0"
-    assert f"{leak['message']} (rows 0, 1, 2, 3, 4)" in capsys.readouterr().err
+    assert f"{leak['message']} (rows 0, 1, 2, 3, 4, counted from 0)" in capsys.readouterr().err
     shift = run.results["unlabelled"]["shift"]
     assert len(shift["groups"]) == 25
     assert shift["expected_accuracy"]["by"] == "this run"
@@ -98,6 +98,27 @@ def test_suspected_rows_are_left_out_of_training_alone(tiny_recipe, tmp_path, mo
     assert any(one.startswith(line) for one in dropped["notes"])
 
 
+def test_rows_that_were_left_out_are_left_out_again(tiny_recipe, tmp_path, monkeypatch):
+    """Also where what is suspected now is another row: a last bit of the vectors may decide."""
+    found = iter([np.array([3, 5]), np.array([7])])
+    monkeypatch.setattr(screening, "suspects", lambda *asked: next(found))
+    changes = {"epochs": 1, "data.drop_suspects": True}
+    whole = pipeline.train(tiny_recipe, tmp_path / "run", **changes)
+    tensors = (whole.adapter / "adapter_model.safetensors").read_bytes()
+    (tmp_path / "run" / "results.json").unlink()
+    again = pipeline.resume(tmp_path / "run")
+    assert again.results["data"] == whole.results["data"]
+    assert (again.adapter / "adapter_model.safetensors").read_bytes() == tensors
+
+
+def test_too_few_rows_to_judge_are_all_kept(tiny_recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(screening, "suspects", lambda *asked: None)
+    run = pipeline.train(tiny_recipe, tmp_path / "run", **{"epochs": 1, "data.drop_suspects": True})
+    rows = run.results["data"]["train"]["texts"]
+    line = f"data.drop_suspects: {rows} training texts are too few to judge, and all are kept"
+    assert line in run.results["notes"]
+
+
 def test_a_class_that_loses_all_its_rows_to_suspicion_stops_the_run(
     tiny_recipe, tmp_path, monkeypatch
 ):
@@ -105,7 +126,7 @@ def test_a_class_that_loses_all_its_rows_to_suspicion_stops_the_run(
         return np.flatnonzero(texts.labels == 2)
 
     monkeypatch.setattr(screening, "suspects", suspects)
-    with pytest.raises(DataError, match="Business"):
+    with pytest.raises(DataError, match="every training text of class Business has a label"):
         pipeline.train(tiny_recipe, tmp_path / "run", **{"data.drop_suspects": True})
     assert not (tmp_path / "run").exists()
 

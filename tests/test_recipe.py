@@ -137,7 +137,19 @@ def test_faults_of_losses():
         "loss.betta: unknown field, did you mean 'beta'?",
     )
     (fault,) = faults(["loss=symmetric_cross_entropy", "label_smoothing=0.1"])
-    assert "label_smoothing is of cross_entropy, the loss is symmetric_cross_entropy" in fault
+    assert "label_smoothing needs loss: cross_entropy, or must be 0" in fault
+    (fault,) = faults(["loss={name: symmetric_cross_entropy, alpha: 0, beta: 0}"])
+    assert fault == "loss: alpha and beta are both 0, so that nothing trains"
+    for value in ("null", "5", "[1]"):
+        (fault,) = faults([f"loss={value}"])
+        assert fault.startswith("loss: name one of cross_entropy, generalized_cross_entropy, ")
+
+
+def test_a_name_and_a_mapping_merge():
+    short = ["loss=generalized_cross_entropy"]
+    assert recipe_text.read("quickstart", [*short, "loss={q: 0.3}"]).loss.q == 0.3
+    first = recipe_text.read("quickstart", ["optimizer=sgd"])
+    assert recipe_text.change(first, {"optimizer": {"momentum": 0.5}}).optimizer.momentum == 0.5
 
 
 def test_overrides_take_yaml_values_and_comma_lists():

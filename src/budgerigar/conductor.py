@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from budgerigar import assembly, sources
-from budgerigar.console import note
+from budgerigar.console import note, note_once
 from budgerigar.data.tokens import PackedTexts, load_tokenizer, tokenize
 from budgerigar.errors import BudgieError, ModelError, OutOfMemory, is_out_of_memory
 from budgerigar.files import exclusive, recover
@@ -131,13 +131,15 @@ class Conductor:
 
     def _all_stages(self) -> list[BudgieError | None]:
         with self._stage("data"):
-            splits = sources.read_splits(self.recipe, self.plan.classes)
-            self.notes.extend(splits.notes)
+            read = sources.read_splits(self.recipe, self.plan.classes)
+            self.notes.extend(read.notes)
         with self._stage("audit"):
-            self._look_over(splits)
+            self._look_over(read)
+        splits, left_out = read, np.empty(0, np.int64)
         if self.recipe.data.drop_suspects:
             with self._stage("suspects"):
-                splits = self._without_suspects(splits)
+                left_out = self._suspects(read)
+                splits = sources.without(read, left_out, self.plan.classes)
         with self._stage("tokens"):
             tokenizer = load_tokenizer(self.plan.checkpoint.folder, self.recipe.model.name)
             packed = {
@@ -152,7 +154,7 @@ class Conductor:
         for line in dict.fromkeys([*self.notes, *(n for run in self.runs for n in run.plan.notes)]):
             note(line)
         for run in self.runs:
-            run.begin(splits)
+            run.begin(read, left_out.tolist())
         with self._stage("prefix"):
             texts_by_name = self._prepare(packed)
         with self._stage("training"):
@@ -175,20 +177,29 @@ class Conductor:
 
         found = screening.screen(splits.named(), self.plan.classes)
         for finding in found:
-            note(screening.line_of(finding))
+            note_once(screening.line_of(finding))
         self.findings = [finding.to_short_json() for finding in found]
 
-    def _without_suspects(self, splits: Splits) -> Splits:
-        """The splits without the training rows whose label is suspected wrong."""
-        from budgerigar.audit.screening import suspects
+    def _suspects(self, splits: Splits) -> np.ndarray:
+        """The training rows whose label is suspected wrong, or was when the runs began."""
+        from budgerigar.audit import screening
 
-        rows = suspects(splits.train, self._text_encoder(), self.recipe.split_seed)
-        kept = sources.without(splits, rows, self.plan.classes)
+        rows: np.ndarray | None
+        for run in self.runs:
+            if (recorded := run.left_out()) is not None:
+                rows = np.array(recorded, np.int64)
+                break
+        else:
+            rows = screening.suspects(splits.train, self._text_encoder(), self.recipe.split_seed)
+        texts = f"{len(splits.train.texts):,} training texts"
+        if rows is None:
+            self.notes.append(f"data.drop_suspects: {texts} are too few to judge, and all are kept")
+            return np.empty(0, np.int64)
         self.notes.append(
-            f"{len(rows):,} of {len(splits.train.texts):,} training texts are left out, as their "
-            "labels are suspected wrong (data.drop_suspects)"
+            f"{len(rows):,} of {texts} are left out, as their labels are suspected wrong "
+            "(data.drop_suspects)"
         )
-        return kept
+        return rows
 
     def _text_encoder(self) -> TextEncoder:
         """The frozen base as audits use it."""
@@ -200,6 +211,11 @@ class Conductor:
     def _out_of_memory(self) -> OutOfMemory:
         """Names the smallest change that takes about half the memory in the stage that failed."""
         recipe = self.recipe
+        if self.stage in ("data", "audit", "suspects"):
+            return OutOfMemory(
+                f"out of memory in the stage {self.stage}",
+                remedy="use fewer rows, with --set data.max_rows=NUMBER",
+            )
         half = f"data.max_length={self.plan.max_length // 2}"
         if self.stage == "training" and recipe.batch > 1:
             accumulation = recipe.accumulation * 2

@@ -54,9 +54,14 @@ def note(text: str) -> None:
 
 def warn(text: str) -> None:
     """Prints a warning on stderr, once in a process for each text."""
+    note_once(f"warning: {text}")
+
+
+def note_once(text: str) -> None:
+    """Prints a line on stderr, once in a process for each text."""
     if text not in _seen:
         _seen.add(text)
-        note(f"warning: {text}")
+        note(text)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:

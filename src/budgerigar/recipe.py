@@ -134,8 +134,8 @@ class Data(Part):
     seed: Seed | None = None
     """Of the splits and of the rows that `max_rows` draws; empty takes the run's own."""
     drop_suspects: bool = False
-    """Whether training rows are left out whose label `budgie inspect` would suspect wrong;
-    validation and test keep theirs."""
+    """Whether training rows are left out whose label is suspected wrong, by the rule of `budgie
+    inspect` on this model's frozen states; validation and test keep theirs."""
     max_length: Annotated[int, Field(ge=4)] = 256
     """Longest text in tokens, special ones included; the rest is cut, in prediction too."""
 
@@ -315,6 +315,12 @@ class SymmetricCrossEntropy(Part):
     beta: Rate = 1.0
     """Weight of reverse cross-entropy."""
 
+    @model_validator(mode="after")
+    def _trains(self) -> SymmetricCrossEntropy:
+        if self.alpha == self.beta == 0:
+            raise ValueError("alpha and beta are both 0, so that nothing trains")
+        return self
+
 
 AnyLoss = CrossEntropy | GeneralizedCrossEntropy | SymmetricCrossEntropy
 KINDS = {"optimizer": OPTIMIZERS, "loss": _by_name(AnyLoss)}
@@ -409,7 +415,7 @@ class Recipe(Part):
     @model_validator(mode="after")
     def _smoothing_has_its_loss(self) -> Recipe:
         if self.label_smoothing and not isinstance(self.loss, CrossEntropy):
-            raise ValueError(f"label_smoothing is of cross_entropy, the loss is {self.loss.name}")
+            raise ValueError("label_smoothing needs loss: cross_entropy, or must be 0")
         return self
 
 

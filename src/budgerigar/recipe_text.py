@@ -203,12 +203,13 @@ def _set(tree: dict[str, Any], path: str, value: Any) -> None:
         if isinstance(place, list):
             place = place[int(step)]
             continue
-        if step in KINDS and isinstance(place.get(step), str):
-            place[step] = {"name": place[step]}
+        _spell_out(place, step)
         if not isinstance(place.get(step), dict | list):
             place[step] = {}
         place = place[step]
     last = steps[-1]
+    if isinstance(value, Mapping) and isinstance(place, dict):
+        _spell_out(place, last)
     if isinstance(place, list):
         place[int(last)] = value
     elif isinstance(value, Mapping) and isinstance(place.get(last), dict):
@@ -216,6 +217,12 @@ def _set(tree: dict[str, Any], path: str, value: Any) -> None:
             _set(place[last], str(name), copy.deepcopy(inner))
     else:
         place[last] = value
+
+
+def _spell_out(place: dict[str, Any], field: str) -> None:
+    """Makes a mapping of a name that stands for its kind, so that fields can join it."""
+    if field in KINDS and isinstance(place.get(field), str):
+        place[field] = {"name": place[field]}
 
 
 def _fault(item: dict[str, Any], tree: Mapping[str, Any], root: Any = Recipe) -> str:
@@ -231,6 +238,8 @@ def _fault(item: dict[str, Any], tree: Mapping[str, Any], root: Any = Recipe) ->
     if item["type"] == "union_tag_invalid":
         name, known = str(item["ctx"]["tag"]), list(KINDS[path])
         return f"{path}.name: {name!r} is none of {', '.join(known)}{nearest(name, known)}"
+    if path in KINDS and item["type"] == "model_attributes_type":
+        return f"{path}: name one of {', '.join(KINDS[path])} (given: {item['input']!r})"
     message = item["msg"].removeprefix("Value error, ")
     given = item["input"]
     if item["type"] == "missing":

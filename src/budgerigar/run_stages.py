@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import operator
 import os
 import subprocess
 import sys
@@ -90,8 +91,16 @@ class RunStages:
                 )
             encoder.load_state(adapters.read_tensors(start))
 
-    def begin(self, splits: Splits) -> None:
+    def left_out(self) -> list[int] | None:
+        """The training rows that a run which goes on left out when it began."""
+        return None if self.files.is_empty() else read_beginning(self.files)["left_out"]
+
+    def begin(self, splits: Splits, left_out: Sequence[int]) -> None:
         """Writes the plan and the recipe, or checks that a run goes on with what it began with.
+
+        Args:
+            splits: the texts as they were read.
+            left_out: training rows among them that do not train.
 
         Raises:
             RunError: when its recipe, weights or texts have changed since.
@@ -100,6 +109,7 @@ class RunStages:
             "recipe": self.recipe.model_dump(mode="json"),
             "weights": self.model_sha256,
             "texts": {name: texts.fingerprint for name, texts in splits.named().items()},
+            "left_out": list(left_out),
         }
         if self.files.is_empty():
             write_json(self.files.plan, {**self.plan.to_json(), "began_with": began_with})
@@ -272,7 +282,8 @@ class RunStages:
 
 
 def read_beginning(files: RunFolder) -> dict[str, Any]:
-    """What a run began with: its recipe, the SHA-256 of its weights, its texts' fingerprints.
+    """What a run began with: its recipe, the SHA-256 of its weights, its texts' fingerprints, and
+    the training rows among them that it left out.
 
     Raises:
         RunError: when the plan is not what this version wrote.
@@ -287,6 +298,7 @@ def read_beginning(files: RunFolder) -> dict[str, Any]:
             "recipe": recipe.model_dump(mode="json"),
             "weights": began_with["weights"],
             "texts": began_with["texts"],
+            "left_out": [operator.index(row) for row in began_with["left_out"]],
         }
     except (LookupError, TypeError) as error:
         raise RunError(

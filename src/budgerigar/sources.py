@@ -115,14 +115,22 @@ def read_splits(recipe: Recipe, classes: Sequence[str]) -> Splits:
 
 
 def without(splits: Splits, rows: np.ndarray, classes: Sequence[str]) -> Splits:
-    """The splits without some training rows.
+    """The splits without some training rows whose labels are suspected wrong.
 
     Raises:
         DataError: when a class loses all its texts.
     """
     kept = np.setdiff1d(np.arange(len(splits.train.texts)), rows)
     train = splits.train.select(kept)
-    corpus.check_classes(labels_of(train), labels_of(splits.validation), classes)
+    before, after = (
+        np.bincount(labels_of(texts), minlength=len(classes)) for texts in (splits.train, train)
+    )
+    if len(lost := np.flatnonzero((before > 0) & (after == 0))):
+        raise DataError(
+            f"every training text of class {classes[int(lost[0])]} has a label that is suspected "
+            "wrong",
+            remedy="look at them with budgie inspect, or use data.drop_suspects=false",
+        )
     return replace(splits, train=train)
 
 

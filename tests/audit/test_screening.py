@@ -44,6 +44,7 @@ def test_every_set_is_looked_over():
         ("warning", "leak", "unlabelled", (2,)),
         ("warning", "odd-characters", "train", (42,)),
         ("note", "markup", "unlabelled", (0,)),
+        ("note", "markup", "validation", (0,)),
     ]
     assert [one.details["known"] for one in found[:3]] == ["train", "validation", "test"]
     assert found[0].examples[0].about == "same as training row 43"
@@ -53,7 +54,8 @@ def test_every_set_is_looked_over():
 def test_a_finding_is_one_line_with_rows_and_advice():
     lines = [screening.line_of(one) for one in screening.screen(sets(), CLASSES)]
     assert lines[0] == (
-        "error: leak in the test texts: 1 of 2 test texts stands in the training rows (row 1). "
+        "error: leak in the test texts: 1 of 2 test texts stands in the training rows (row 1, "
+        "counted from 0). "
         "Remove them from the training rows: results on them show memory, not skill."
     )
     assert all(line.isprintable() for line in lines)

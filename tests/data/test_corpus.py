@@ -104,7 +104,7 @@ def test_lines_of_text(tmp_path, monkeypatch):
     expected = [" one", "two\u2028still two", "", "three \\"]
     found = read(write(tmp_path / "a.txt", content), labelled=False)
     assert list(found.texts) == expected
-    assert found.notes == ("1 empty text (row 3)",)
+    assert found.notes == ("1 empty text (row 3, counted from 1)",)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
     assert list(read("-", labelled=False).texts) == expected
 
@@ -258,7 +258,7 @@ def test_missing_and_empty_texts(tmp_path):
     with pytest.raises(DataError, match="no text in rows 2, 5, 8, 11"):
         read(tmp_path / "g.parquet")
     empty = write(tmp_path / "e.csv", "text,label\n,0\na,1\n \t,2\n")
-    assert read(empty).notes == ("2 empty texts (rows 1, 3)",)
+    assert read(empty).notes == ("2 empty texts (rows 1, 3, counted from 1)",)
 
 
 def test_damaged_arrow_is_not_followed(tmp_path):

@@ -49,7 +49,7 @@ class Finding:
     """Something about texts or labels that the user should know.
 
     Attributes:
-        code: its kind, for programs, such as `exact-duplicates`.
+        code: its kind, for programs, such as `near-duplicate`.
         severity: `error` makes results wrong, `warning` may, `note` is for information.
         count: how many texts (or pairs, or classes: the message says) it is about.
         message: what was found, one sentence with its numbers.

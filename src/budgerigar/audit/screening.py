@@ -30,10 +30,8 @@ def screen(named: Mapping[str, Corpus], classes: Sequence[str]) -> list[Finding]
     others = {name: one.texts for name, one in named.items() if name != "train"}
     found = duplicates.findings(train.texts, train.labels, others, classes)
     for name, one in named.items():
-        # Validation texts come from the training file, or were made like it.
-        if name != "validation":
-            texts = one.texts[: len(one.texts)]
-            found += [_as_in_file(each, one) for each in text_audit.findings(texts, name, None)]
+        texts = one.texts[: len(one.texts)]
+        found += [_as_in_file(each, one) for each in text_audit.findings(texts, name, None)]
     if train.labels is not None:
         texts = train.texts[: len(train.texts)]
         found += text_audit.class_findings(texts, train.labels, classes)
@@ -42,15 +40,16 @@ def screen(named: Mapping[str, Corpus], classes: Sequence[str]) -> list[Finding]
 
 def line_of(finding: Finding) -> str:
     """A finding in one line."""
-    rows = f" ({shown_rows(finding.rows)})" if finding.rows else ""
+    rows = f" ({shown_rows(finding.rows)}, counted from 0)" if finding.rows else ""
     return (
         f"{finding.severity}: {finding.code} in the {TEXTS_OF[finding.file]}: "
         f"{finding.message}{rows}. {finding.advice}"
     )
 
 
-def suspects(texts: Corpus, encoder: TextEncoder, seed: int) -> np.ndarray:
-    """Rows of a labelled set whose label is suspected wrong, sorted; as `budgie inspect` flags.
+def suspects(texts: Corpus, encoder: TextEncoder, seed: int) -> np.ndarray | None:
+    """Rows of a labelled set whose label is suspected wrong, sorted; None where they are too few
+    to judge. The rule is that of `budgie inspect`, whose encoder and rows may be others.
 
     Args:
         texts: with labels and class names.
@@ -68,7 +67,7 @@ def suspects(texts: Corpus, encoder: TextEncoder, seed: int) -> np.ndarray:
         texts=texts.texts[: len(texts.texts)],
         seed=seed,
     )
-    return np.sort(suspicion.rows)
+    return np.sort(suspicion.rows) if suspicion.judged else None
 
 
 def _as_in_file(finding: Finding, texts: Corpus) -> Finding:

@@ -45,16 +45,16 @@ def findings(texts: Sequence[str], file: str, vectors: Vectors | None) -> list[F
     found = [
         _of_rows(
             ("empty-texts", "error"), texts, file, empty,
-            "have no text", "Leave them out, or fill them in.",
+            ("has no text", "have no text"), "Leave them out, or fill them in.",
         ),
         _of_rows(
             ("odd-characters", "warning"), texts, file, odd,
-            "hold control, replacement or wrongly decoded characters",
+            _holds("control, replacement or wrongly decoded characters"),
             "Find out where the encoding was lost, and read the source again.",
         ),
         _of_rows(
             ("markup", "note"), texts, file, markup,
-            "hold markup or its remains, such as &lt;b&gt; or #39;",
+            _holds("markup or its remains, such as &lt;b&gt; or #39;"),
             "Clean both training texts and those to predict in the same way, or neither.",
         ),
     ]  # fmt: skip
@@ -66,8 +66,8 @@ def findings(texts: Sequence[str], file: str, vectors: Vectors | None) -> list[F
                 code="texts-cut",
                 severity="warning" if share >= FEW_CUT else "note",
                 count=len(cut),
-                message=f"{len(cut):,} of {len(texts):,} texts are longer than "
-                f"{vectors.max_length} tokens",
+                message=f"{len(cut):,} of {len(texts):,} texts "
+                f"{'is' if len(cut) == 1 else 'are'} longer than {vectors.max_length} tokens",
                 advice="Their end is not seen: raise data.max_length if what matters stands there.",
                 rows=tuple(cut),
                 file=file,
@@ -149,15 +149,19 @@ def length_findings(train: Sequence[str], other: Sequence[str]) -> list[Finding]
     ]
 
 
+def _holds(what: str) -> tuple[str, str]:
+    return f"holds {what}", f"hold {what}"
+
+
 def _of_rows(
     kind: tuple[str, Severity],
     texts: Sequence[str],
     file: str,
     rows: Sequence[int],
-    what: str,
+    what: tuple[str, str],
     advice: str,
 ) -> Finding | None:
-    """A finding about some rows; None where there are none."""
+    """A finding about some rows; None where there are none. What is said of one, and of several."""
     if not rows:
         return None
     code, severity = kind
@@ -165,7 +169,7 @@ def _of_rows(
         code=code,
         severity=severity,
         count=len(rows),
-        message=f"{len(rows):,} of {len(texts):,} texts {what}",
+        message=f"{len(rows):,} of {len(texts):,} texts {what[len(rows) > 1]}",
         advice=advice,
         rows=tuple(rows),
         file=file,

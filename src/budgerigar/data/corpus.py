@@ -93,7 +93,8 @@ def read(
     )
     notes = list(table.notes)
     if empty.count:
-        notes.append(f"{empty.count:,} empty text{'s' if empty.count > 1 else ''} ({empty})")
+        several = "s" * (empty.count > 1)
+        notes.append(f"{empty.count:,} empty text{several} ({empty}, counted from 1)")
     labels, base, names = None, None, tuple(classes) if classes else None
     if written is not None:
         own = table.classes.get(columns.label)

@@ -141,7 +141,7 @@ def logits(texts: Tokens, shares: Sequence[Share]) -> list[torch.Tensor]:
     return _above(hidden, where, start, [share.run for share in shares], members)
 
 
-def on_device(texts: Tokens, encoder: PackedEncoder) -> DeviceTexts | str:
+def texts_on_device(texts: Tokens, encoder: PackedEncoder) -> DeviceTexts | str:
     """The texts' frozen prefix, kept where an encoder computes, for `fixed_logits`.
 
     Returns:

@@ -140,4 +140,4 @@ def texts_for(steps: Sequence[Step], examples: Tokens) -> DeviceTexts | str:
         return "the runs have different bases"
     if others := {name_of(one.optimizer) for one in steps} - CAPTURABLE.keys():
         return f"the step of {', '.join(sorted(others))} cannot be recorded"
-    return engine.on_device(examples, encoders[0].base.encoder)
+    return engine.texts_on_device(examples, encoders[0].base.encoder)

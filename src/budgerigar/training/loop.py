@@ -32,7 +32,6 @@ from budgerigar.training.losses import Loss
 from budgerigar.training.optimizer import schedule, set_rates
 from budgerigar.training.stops import stop_requests
 
-
 RECORDS = ("cuda",)
 """Devices on which rounds are recorded as graphs."""
 
