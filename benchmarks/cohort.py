@@ -27,6 +27,7 @@ from budgerigar import assembly, recipe_text
 from budgerigar.encoder import hardware, paths
 from budgerigar.planning import Plan, with_seed
 from budgerigar.training import loop
+from budgerigar.training.run import Surroundings, Trainee, Validation
 from training import EPOCHS, PEER_STEPS, Sides, prepared_sides, steps_here
 
 SIZES = (1, 2, 4, 8, 16)
@@ -67,7 +68,7 @@ class Cohorts:
         last: list[float] = []
         with tempfile.TemporaryDirectory() as folder:
             trainees = [
-                loop.Trainee(
+                Trainee(
                     encoder=encoder,
                     optimizer=assembly.optimizer_of(plan, encoder),
                     settings=replace(
@@ -77,8 +78,8 @@ class Cohorts:
                         schedule="constant",
                         warmup=0.0,
                     ),
-                    around=loop.Surroundings(
-                        validate=lambda dry: loop.Validation(0.0, 0.0, 0.0),
+                    around=Surroundings(
+                        validate=lambda dry: Validation(0.0, 0.0, 0.0),
                         log_step=lambda record: last.append(record.seconds),
                         log_epoch=lambda record: None,
                         keep_best=lambda: None,

@@ -19,6 +19,7 @@ from budgerigar.encoder import hardware, paths
 from budgerigar.evaluation import metrics
 from budgerigar.recipe import Recipe
 from budgerigar.training import loop
+from budgerigar.training.run import Surroundings, Trainee, Validation
 
 ROWS, VALIDATION = 5_000, 0.2
 PEER_EPOCHS = 3
@@ -93,17 +94,17 @@ class SameEnd:
         prepared = {name: encoder.prepare(texts, name) for name, texts in self.packed.items()}
         reached: list[tuple[float, float]] = []
 
-        def validate(dry: bool) -> loop.Validation:
+        def validate(dry: bool) -> Validation:
             found = predict.packed_logits(
                 encoder, prepared["validation"], 64, "validating", 64 if dry else None
             )
             scores = metrics.score(found, self.labels["validation"][: len(found)])
             if not dry:
                 reached.append((time.perf_counter() - start, scores.accuracy))
-            return loop.Validation(scores.loss, scores.accuracy, scores.macro_f1)
+            return Validation(scores.loss, scores.accuracy, scores.macro_f1)
 
         with tempfile.TemporaryDirectory() as folder:
-            around = loop.Surroundings(
+            around = Surroundings(
                 validate=validate,
                 log_step=lambda record: None,
                 log_epoch=lambda record: None,
@@ -111,7 +112,7 @@ class SameEnd:
                 checkpoints=Path(folder),
             )
             settings = replace(assembly.loop_settings(recipe), seed=seed)
-            trainee = loop.Trainee(encoder, made, settings, around)
+            trainee = Trainee(encoder, made, settings, around)
             loop.train([trainee], prepared["train"], self.labels["train"])
         best = max(accuracy for _, accuracy in reached)
         times = [seconds for seconds, accuracy in reached if accuracy >= wanted]

@@ -33,6 +33,7 @@ from budgerigar.encoder.interface import Tokens
 from budgerigar.encoder.products import Product
 from budgerigar.planning import Plan
 from budgerigar.training import loop
+from budgerigar.training.run import Surroundings, Trainee, Validation
 
 Shape = tuple[int, int, bool]
 """Inputs, outputs, and whether the product runs backwards too."""
@@ -157,14 +158,14 @@ class Sides:
             warmup=0.0,
         )
         with tempfile.TemporaryDirectory() as folder:
-            around = loop.Surroundings(
-                validate=lambda dry: loop.Validation(0.0, 0.0, 0.0),
+            around = Surroundings(
+                validate=lambda dry: Validation(0.0, 0.0, 0.0),
                 log_step=found.append,
                 log_epoch=lambda record: None,
                 keep_best=lambda: None,
                 checkpoints=Path(folder),
             )
-            trainee = loop.Trainee(self.encoder, made, settings, around)
+            trainee = Trainee(self.encoder, made, settings, around)
             loop.train([trainee], texts, labels)
         return float(np.mean([record.seconds for record in found]))
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from budgerigar.encoder.interface import Encoder
     from budgerigar.encoder.paths import Start
-    from budgerigar.training.loop import LoopSettings
     from budgerigar.training.losses import Loss
+    from budgerigar.training.run import LoopSettings
 
 
 def start_of(plan: Plan) -> Start:
@@ -49,7 +49,7 @@ def optimizer_of(plan: Plan, encoder: Encoder) -> torch.optim.Optimizer:
 
 def loop_settings(recipe: Recipe, class_weights: tuple[float, ...] | None = None) -> LoopSettings:
     """The training loop's numbers of a recipe; the classes' weights come from the data."""
-    from budgerigar.training.loop import LoopSettings
+    from budgerigar.training.run import LoopSettings
 
     return LoopSettings(
         epochs=recipe.epochs,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from budgerigar.audit.section import Section
     from budgerigar.audit.vectors import TextEncoder
     from budgerigar.encoder.interface import Tokens
-    from budgerigar.training.loop import Outcome
+    from budgerigar.training.run import Outcome
 
 
 def sharing_key(plan: Plan) -> str:

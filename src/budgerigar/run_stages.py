@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from budgerigar.audit.section import Section
     from budgerigar.encoder.interface import Encoder, Tokens
-    from budgerigar.training.loop import EpochRecord, Outcome, Trainee, Validation
+    from budgerigar.training.run import EpochRecord, Outcome, Trainee
 
 PLACES = ("model.name", "model.revision", "data.train", "data.validation", "data.test",
           "data.unlabelled")  # fmt: skip
@@ -140,7 +140,7 @@ class RunStages:
         truth: np.ndarray,
     ) -> Trainee:
         """What the loop trains: the encoder with its optimizer, numbers and surroundings."""
-        from budgerigar.training import loop
+        from budgerigar.training.run import Surroundings, Trainee, Validation
 
         def validate(dry: bool) -> Validation:
             batch = self.recipe.evaluation_batch
@@ -148,14 +148,14 @@ class RunStages:
                 self.encoder, validation, batch, "validating", batch if dry else None
             )
             scores = metrics.score(logits_BC, truth[: len(logits_BC)])
-            return loop.Validation(scores.loss, scores.accuracy, scores.macro_f1)
+            return Validation(scores.loss, scores.accuracy, scores.macro_f1)
 
         weights = assembly.class_weights(self.recipe, labels, len(self.plan.classes))
-        return loop.Trainee(
+        return Trainee(
             encoder=self.encoder,
             optimizer=assembly.optimizer_of(self.plan, self.encoder),
             settings=assembly.loop_settings(self.recipe, weights),
-            around=loop.Surroundings(
+            around=Surroundings(
                 validate=validate,
                 log_step=lambda record: self.files.log_step(asdict(record)),
                 log_epoch=self._log_epoch,

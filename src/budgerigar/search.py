@@ -27,7 +27,7 @@ from budgerigar.runs import RunFolder
 if TYPE_CHECKING:
     import optuna
 
-    from budgerigar.training.loop import EpochRecord
+    from budgerigar.training.run import EpochRecord
 
 SCHEMA = 1
 """Version of `search.json`."""

@@ -19,9 +19,16 @@ from budgerigar.encoder.dropout import Dropouts
 from budgerigar.encoder.lora import LowRank
 from budgerigar.encoder.shape import read_shape
 from budgerigar.training import checkpoint, loop, optimizer
-from budgerigar.training.loop import LoopSettings, StepRecord, Surroundings, Trainee, Validation
 from budgerigar.training.losses import CrossEntropy
 from budgerigar.training.optimizer import Rates
+from budgerigar.training.run import (
+    EpochRecord,
+    LoopSettings,
+    StepRecord,
+    Surroundings,
+    Trainee,
+    Validation,
+)
 
 STEPS = 50
 TEXTS = 40
@@ -59,7 +66,7 @@ class Kept:
     """What a run reported."""
 
     steps: list[StepRecord] = field(default_factory=list)
-    epochs: list[loop.EpochRecord] = field(default_factory=list)
+    epochs: list[EpochRecord] = field(default_factory=list)
 
     @property
     def losses(self) -> list[float]:

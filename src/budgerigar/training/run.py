@@ -1,0 +1,347 @@
+"""One run in training: what it is handed, what it reports, and its state between steps."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from budgerigar.encoder import dropout
+from budgerigar.encoder.cohort import Batch
+from budgerigar.encoder.interface import Encoder, Tokens
+from budgerigar.errors import TrainingStopped
+from budgerigar.training import checkpoint, graphs
+from budgerigar.training.checkpoint import Position
+from budgerigar.training.losses import Loss
+from budgerigar.training.optimizer import schedule, set_rates
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """The loop's numbers; see the recipe's fields of the same names."""
+
+    epochs: int
+    steps: int | None
+    batch: int
+    accumulation: int
+    clip: float | None
+    loss: Loss
+    class_weights: tuple[float, ...] | None
+    early_stopping: int | None
+    checkpoint_steps: int
+    schedule: str
+    warmup: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One optimizer step: mean loss of its texts, highest rate, gradient norm before clipping,
+    seconds since its cohort's round began."""
+
+    step: int
+    epoch: int
+    loss: float
+    rate: float
+    gradient_norm: float | None
+    texts: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Results on the validation texts."""
+
+    loss: float
+    accuracy: float
+    macro_f1: float
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One epoch: mean training loss over its steps, and validation after it."""
+
+    epoch: int
+    step: int
+    training_loss: float
+    validation_loss: float
+    validation_accuracy: float
+    validation_macro_f1: float
+    best: bool
+    seconds: float
+
+
+def _never(record: EpochRecord) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the loop reports to.
+
+    Attributes:
+        validate: scores the validation texts; with True only a first batch of them, dry.
+        log_step, log_epoch: take records.
+        keep_best: writes the adapter as it is now.
+        checkpoints: folder of checkpoints, inside the run's own.
+        gives_up: whether the run ends after an epoch, before its time.
+    """
+
+    validate: Callable[[bool], Validation]
+    log_step: Callable[[StepRecord], None]
+    log_epoch: Callable[[EpochRecord], None]
+    keep_best: Callable[[], None]
+    checkpoints: Path
+    gives_up: Callable[[EpochRecord], bool] = _never
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """A run to train.
+
+    Attributes:
+        encoder: freshly made, or any: a checkpoint replaces its trainable state.
+        optimizer: over the encoder's trainable parameters.
+        settings: the numbers.
+        around: validation, logs, the keeping of the best.
+    """
+
+    encoder: Encoder
+    optimizer: torch.optim.Optimizer
+    settings: LoopSettings
+    around: Surroundings
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run's training ended; `failure` says why it ended badly, if it did."""
+
+    steps: int
+    best_epoch: int
+    stopped_early: bool
+    failure: TrainingStopped | None = None
+
+
+class Run:
+    """The state of one training."""
+
+    def __init__(self, trainee: Trainee, examples: Tokens, labels: np.ndarray) -> None:
+        self.encoder, self.optimizer = trainee.encoder, trainee.optimizer
+        self.settings, self.around = trainee.settings, trainee.around
+        self.labels = labels
+        self.at = Position()
+        trainables = self.encoder.trainables()
+        self.names = [one.name for one in trainables]
+        self.tensors = [one.tensor for one in trainables]
+        self.scaler = torch.amp.GradScaler(
+            self.encoder.device.type, enabled=self.encoder.precision == "float16"
+        )
+        weights = self.settings.class_weights
+        self.class_weights = (
+            None if weights is None else torch.tensor(weights, device=self.encoder.device)
+        )
+        self.step_texts = self.settings.batch * self.settings.accumulation
+        self.texts = len(examples)
+        self.steps_in_epoch = math.ceil(self.texts / self.step_texts)
+        self.total = self.settings.steps or self.settings.epochs * self.steps_in_epoch
+        if self.total == 1 and self.settings.warmup > 0:
+            raise TrainingStopped(
+                "a run of one step trains nothing with warm-up",
+                why="the rate of a first step is 0 then",
+                remedy="use schedule.warmup=0, or take more steps",
+            )
+        self._order: tuple[int, np.ndarray] | None = None
+        self.rows = np.empty(0, np.int64)
+        self._first = 0
+        self._rate = self._loss = 0.0
+        self._norm: float | None = None
+
+    def graphed_step(self) -> graphs.Step:
+        """What a graph needs to take this run's steps."""
+        return graphs.Step(
+            encoder=self.encoder,
+            optimizer=self.optimizer,
+            tensors=self.tensors,
+            loss=lambda logits_BC, labels_B: self._share(logits_BC, labels_B, labels_B),
+            clip=self._clip,
+        )
+
+    @property
+    def _clip(self) -> float:
+        return math.inf if self.settings.clip is None else self.settings.clip
+
+    def _share(
+        self, logits_BC: torch.Tensor, labels_B: torch.Tensor, of_step: torch.Tensor
+    ) -> torch.Tensor:
+        """A batch's share of the mean loss of a step whose texts have some labels."""
+        total = self.settings.loss.total(logits_BC, labels_B, self.class_weights)
+        if self.class_weights is None:
+            return total / len(of_step)
+        return total / self.class_weights[of_step].sum()
+
+    def dropout_stream(self, first: int) -> np.random.Generator:
+        """Draws the dropout of the step's batch that begins with a text."""
+        return dropout.stream(self.settings.seed, self.at.step, first)
+
+    def go_on(self, found: checkpoint.Loaded) -> None:
+        """Takes up a checkpoint."""
+        self.encoder.load_state(found.adapter())
+        found.restore(self.names, self.optimizer, self.scaler)
+        self.at = found.position
+
+    def begin_step(self) -> None:
+        """Sets the rates and draws the step's texts."""
+        share = schedule(self.settings.schedule, self.at.step, self.total, self.settings.warmup)
+        self._rate = set_rates(self.optimizer, share)
+        first = self.at.step_in_epoch * self.step_texts
+        self.rows = self._epoch_order()[first : first + self.step_texts]
+        self._first, self._loss, self._norm = 0, 0.0, None
+
+    def next_batch(self) -> Batch | None:
+        """The step's next batch, None after the last."""
+        first = self._first
+        if first >= len(self.rows) or not math.isfinite(self._loss):
+            return None
+        self._first += self.settings.batch
+        return Batch(
+            encoder=self.encoder,
+            rows=self.rows[first : self._first],
+            dropout=self.dropout_stream(first),
+        )
+
+    def loss(self, batch: Batch, logits_BC: torch.Tensor) -> torch.Tensor | None:
+        """A batch's share of the step's mean loss, scaled; None where it is no number."""
+        labels_B, of_step = (
+            torch.from_numpy(self.labels[rows]).to(logits_BC.device)
+            for rows in (batch.rows, self.rows)
+        )
+        share = self._share(logits_BC, labels_B, of_step)
+        self._loss += float(share.detach())
+        scaled: torch.Tensor = self.scaler.scale(share)
+        return scaled if math.isfinite(self._loss) else None
+
+    def took(self, loss: float, norm: float) -> None:
+        """Takes up what a graph's step gave."""
+        self._loss, self._norm = loss, norm if math.isfinite(norm) else None
+
+    def end_step(self, start: float) -> StepRecord | None:
+        """Logs the step; None where its loss was no number.
+
+        Args:
+            start: when the round began, of the monotonic clock.
+        """
+        at = self.at
+        if not math.isfinite(self._loss):
+            self._fail(f"the loss is {self._loss} at step {at.step + 1} (epoch {at.epoch + 1})")
+            return None
+        self.at = replace(
+            at,
+            step=at.step + 1,
+            step_in_epoch=at.step_in_epoch + 1,
+            loss_sum=at.loss_sum + self._loss,
+        )
+        record = StepRecord(
+            step=self.at.step,
+            epoch=at.epoch + 1,
+            loss=self._loss,
+            rate=self._rate,
+            gradient_norm=self._norm,
+            texts=len(self.rows),
+            seconds=round(time.monotonic() - start, 4),
+        )
+        self.around.log_step(record)
+        return record
+
+    def epoch_is_over(self) -> bool:
+        """Whether validation is due."""
+        at = self.at
+        return not at.ended and (at.step_in_epoch == self.steps_in_epoch or at.step == self.total)
+
+    def finish_epoch(self) -> None:
+        """Validates, keeps what is best so far, logs the epoch."""
+        result = self.around.validate(False)
+        at = self.at
+        if not math.isfinite(result.loss):
+            self._fail(f"the validation loss is {result.loss} after epoch {at.epoch + 1}")
+            return
+        better = (result.accuracy, -result.loss) > (at.best_accuracy, -at.best_loss)
+        if better:
+            # Before the checkpoint: a run killed between the two trains this epoch again.
+            self.around.keep_best()
+            at = replace(
+                at, best_epoch=at.epoch, best_accuracy=result.accuracy, best_loss=result.loss
+            )
+        record = EpochRecord(
+            epoch=at.epoch + 1,
+            step=at.step,
+            training_loss=at.loss_sum / at.step_in_epoch,
+            validation_loss=result.loss,
+            validation_accuracy=result.accuracy,
+            validation_macro_f1=result.macro_f1,
+            best=better,
+            seconds=round(time.monotonic() - self._epoch_start, 3),
+        )
+        self.around.log_epoch(record)
+        patience, idle = self.settings.early_stopping, at.epoch - int(at.best_epoch or 0)
+        is_idle = patience is not None and idle >= patience
+        gives_up = self.around.gives_up(record)
+        self.at = replace(
+            at,
+            epoch=at.epoch + 1,
+            step_in_epoch=0,
+            loss_sum=0.0,
+            ended=at.step >= self.total or is_idle or gives_up,
+        )
+
+    def wants_checkpoint(self) -> bool:
+        """Whether this moment of the run is to be kept."""
+        return bool(self.at.failure) or self.at.step % self.settings.checkpoint_steps == 0
+
+    def save(self) -> None:
+        """Writes a checkpoint of this moment."""
+        checkpoint.save(
+            self.around.checkpoints,
+            self.at,
+            self.names,
+            self.encoder.state(),
+            self.optimizer,
+            self.scaler,
+        )
+
+    def outcome(self) -> Outcome:
+        """How it ended."""
+        at, failure = self.at, None
+        if at.failure:
+            kept = "no epoch was finished" if at.best_epoch is None else "the best adapter is kept"
+            failure = TrainingStopped(
+                at.failure,
+                why="the weights have run away",
+                remedy=f"{kept}; lower the learning rates, or use precision=float32",
+            )
+        return Outcome(at.step, int(at.best_epoch or 0) + 1, at.step < self.total, failure)
+
+    def _epoch_order(self) -> np.ndarray:
+        """The order of the texts in this epoch, `[B]`."""
+        if self._order is None or self._order[0] != self.at.epoch:
+            generator = np.random.default_rng([self.settings.seed, self.at.epoch])
+            self._order = (self.at.epoch, generator.permutation(self.texts))
+            self._epoch_start = time.monotonic()
+        return self._order[1]
+
+    def update(self) -> None:
+        """Clips and steps, unless the loss was no number."""
+        if not math.isfinite(self._loss):
+            return
+        self.scaler.unscale_(self.optimizer)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.tensors, self._clip))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.took(self._loss, norm)
+
+    def _fail(self, what: str) -> None:
+        self.at = replace(self.at, failure=what, ended=True)
