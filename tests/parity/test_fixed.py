@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_engine import SIX, base_of, largest_difference, texts_of
+from test_engine import SIX, along_a_direction, base_of, largest_difference, texts_of
 
 from budgerigar.encoder import cohort, engine, paths
 from budgerigar.encoder.budget import Selection
@@ -90,17 +90,8 @@ def test_gradients_under_dropout_are_those_of_the_function_computed(base_of):
         return torch.cat(engine.fixed_logits(batch, runs, stream)).square().mean()
 
     assert loss().item() == loss().item() != loss(4).item()
-    found = torch.autograd.grad(loss(), trained)
-    generator = torch.Generator().manual_seed(9)
-    direction = [torch.randn(g.shape, generator=generator).to(g.device) for g in found]
-    slope = sum(float((g * d).sum()) for g, d in zip(found, direction, strict=True))
-    step, ends = 1e-4, []
-    with torch.no_grad():
-        for sign in (1.0, -2.0):
-            for one, d in zip(trained, direction, strict=True):
-                one.add_(d, alpha=sign * step)
-            ends.append(loss().item())
-    assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(slope, rel=0.02)
+    slope, quotient = along_a_direction(loss, trained, 1e-4)
+    assert quotient == pytest.approx(slope, rel=0.02)
 
 
 @pytest.mark.parametrize("targets", [("query",), ("query", "value"), SIX])
