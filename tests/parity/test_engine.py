@@ -252,8 +252,10 @@ def test_packed_equals_padded_equals_one_at_a_time(base_of, lengths, seed, data)
         packed = engine.logits(texts, rows, None)
         padded = reference.logits(texts, rows, None)
         alone = torch.cat([engine.logits(texts, rows[i : i + 1], None) for i in range(len(rows))])
-    assert float((packed - padded).abs().max()) < 1e-5
-    assert float((packed - alone).abs().max()) < 1e-5
+    # Of random weights logits come out larger than 1, and so do their float32 roundings.
+    tolerance = 1e-5 * max(1.0, float(padded.abs().max()))
+    assert float((packed - padded).abs().max()) < tolerance
+    assert float((packed - alone).abs().max()) < tolerance
 
 
 def test_modernbert_where_padding_sees_no_token(base_of):

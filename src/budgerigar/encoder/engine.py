@@ -10,7 +10,7 @@ import torch
 
 from budgerigar.encoder.attention import Ragged
 from budgerigar.encoder.fixed import DeviceTexts, FixedBatch, has_room
-from budgerigar.encoder.frozen import FrozenBase, PrefixedTexts
+from budgerigar.encoder.frozen import FrozenBase, Packing, PrefixedTexts
 from budgerigar.encoder.interface import Tokens, Trainable, require_same
 from budgerigar.encoder.lora import Factors
 from budgerigar.encoder.model import Head, Member, PackedEncoder
@@ -131,13 +131,15 @@ def logits(texts: Tokens, shares: Sequence[Share]) -> list[torch.Tensor]:
         texts: prepared or not.
         shares: of runs over one base.
     """
-    lengths = np.diff(texts.offsets)
+    base = shares[0].run.base
+    batch = base.pack(texts, [share.rows for share in shares])
+    members = _members(shares, batch)
     if isinstance(texts, PrefixedTexts):
-        start, lengths = texts.layers, np.diff(texts.row_offsets)
+        start = texts.layers
+        hidden, where = base.stored(texts, batch)
     else:
         start = min(share.run.lowest for share in shares)
-    members = _members(shares, lengths)
-    hidden, where = _prefix(texts, shares, members, start)
+        hidden, where = base.compute(texts, batch, start, members)
     return _above(hidden, where, start, [share.run for share in shares], members)
 
 
@@ -203,30 +205,18 @@ def _above(
     ]
 
 
-def _members(shares: Sequence[Share], lengths: np.ndarray) -> list[Member]:
-    """The shares' places in a batch, in their order; idle rows belong to the last."""
-    members, token, text = [], 0, 0
-    for share in shares:
-        tokens, texts = int(lengths[share.rows].sum()), len(share.rows)
+def _members(shares: Sequence[Share], batch: Packing) -> list[Member]:
+    """The shares' places in a batch."""
+    members, text = [], 0
+    for share, tokens in zip(shares, batch.rows, strict=True):
         members.append(
             Member(
                 updates=share.run.adapter.updates,
-                tokens=slice(token, token + tokens),
-                texts=slice(text, text + texts),
+                tokens=tokens,
+                texts=slice(text, text + len(share.rows)),
                 stream=share.dropout,
                 lowest=-1 if share.run.prefix_dropout else share.run.lowest,
             )
         )
-        token, text = token + tokens, text + texts
+        text += len(share.rows)
     return members
-
-
-def _prefix(
-    texts: Tokens, shares: Sequence[Share], members: Sequence[Member], layers: int
-) -> tuple[torch.Tensor, Ragged]:
-    """The frozen layers' output for all shares' texts, kept or computed."""
-    base = shares[0].run.base
-    rows = np.concatenate([share.rows for share in shares])
-    if isinstance(texts, PrefixedTexts):
-        return base.stored(texts, rows)
-    return base.compute(texts, rows, layers, members)

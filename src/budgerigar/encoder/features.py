@@ -21,7 +21,7 @@ from budgerigar.encoder import hardware, paths, weights
 from budgerigar.encoder.attention import Ragged
 from budgerigar.encoder.checkpoints import Checkpoint
 from budgerigar.encoder.families import unknown_architecture
-from budgerigar.encoder.frozen import PASS_TOKENS, content_hash, packed_batch
+from budgerigar.encoder.frozen import PASS_TOKENS, content_hash, pack, rows_multiple, tokens_of
 from budgerigar.encoder.hardware import SIXTEEN_BITS
 from budgerigar.encoder.interface import Tokens
 from budgerigar.encoder.model import PackedEncoder
@@ -143,7 +143,8 @@ class _Packed:
     @torch.inference_mode()
     def pooled(self, texts: Tokens, rows: np.ndarray, layers: Sequence[int]) -> np.ndarray:
         encoder = self._encoder
-        ids_T, where = packed_batch(encoder, texts, rows)
+        batch = pack([rows], np.diff(texts.offsets), rows_multiple(encoder.device))
+        ids_T, where = tokens_of(encoder, texts, batch)
         hidden_TD = encoder.embed(ids_T, where)
         means: dict[int, torch.Tensor] = {}
         for layer in range(max(layers) + 1):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from budgerigar.console import note
 from budgerigar.encoder.attention import Ragged, ragged
@@ -18,11 +17,62 @@ from budgerigar.encoder.prefix import PrefixCache
 from budgerigar.encoder.rows import Layout
 
 ROWS = 32
-"""On the CPU a batch has a multiple of so many rows; the last ones may be idle."""
+"""On the CPU a run has a multiple of so many rows; the last ones may be idle. oneDNN makes a
+kernel for each new shape, of the products with low-rank updates too."""
 PASS_TOKENS = {"cpu": 4_096, "cuda": 65_536}
 """Tokens that go through the layers together at most, unless one text or one run's batch has
 more: enough for products to run at their full rate, on the CPU few enough for what stands
 between them to stay in its caches."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where the texts of some runs stand in a batch: run after run, text after text, and after
+    each run's texts the idle rows that round their number up.
+
+    Attributes:
+        texts: each run's texts, in their order.
+        rows: each run's rows, idle ones among them.
+        starts_B, lengths_B: first row and number of rows of each text.
+    """
+
+    texts: tuple[np.ndarray, ...]
+    rows: tuple[slice, ...]
+    starts_B: np.ndarray
+    lengths_B: np.ndarray
+
+    @property
+    def all_rows(self) -> int:
+        """Of the batch, T."""
+        return int(self.rows[-1].stop)
+
+    def texts_rows(self) -> Iterator[tuple[np.ndarray, slice]]:
+        """Each run's texts, and its rows without the idle ones."""
+        first = 0
+        for texts, rows in zip(self.texts, self.rows, strict=True):
+            filled = int(self.lengths_B[first : first + len(texts)].sum())
+            yield texts, slice(rows.start, rows.start + filled)
+            first += len(texts)
+
+
+def pack(texts: Sequence[np.ndarray], lengths: np.ndarray, multiple: int) -> Packing:
+    """Plans a batch.
+
+    Args:
+        texts: each run's, in their order.
+        lengths: rows of every text there is.
+        multiple: each run has a multiple of so many rows.
+    """
+    lengths_B = lengths[np.concatenate(texts)]
+    starts_B = np.cumsum(lengths_B) - lengths_B
+    rows, first, row = [], 0, 0
+    for own in texts:
+        last = first + len(own)
+        filled = int(lengths_B[first:last].sum())
+        starts_B[first:last] += row - starts_B[first]
+        rows.append(slice(row, row + -(-filled // multiple) * multiple))
+        first, row = last, rows[-1].stop
+    return Packing(tuple(texts), tuple(rows), starts_B, lengths_B)
 
 
 @dataclass(frozen=True)
@@ -58,11 +108,11 @@ class PrefixedTexts:
         """Token ids and offsets of some texts."""
         return self.texts.batch(rows)
 
-    def read(self, texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The prefix's output for some texts, packed in the order given, and its offsets."""
+    def read(self, texts: np.ndarray) -> np.ndarray:
+        """The prefix's output for some texts, packed in the order given."""
         starts, ends = self.row_offsets[texts], self.row_offsets[texts + 1]
         pieces = [self.rows[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
-        return np.concatenate(pieces), np.concatenate([[0], np.cumsum(ends - starts)])
+        return np.concatenate(pieces)
 
 
 class FrozenBase:
@@ -122,30 +172,37 @@ class FrozenBase:
         note(f"an epoch takes about {1 + layers / trained:.1f} times as long for that")
         return texts
 
-    def stored(self, texts: PrefixedTexts, rows: np.ndarray) -> tuple[torch.Tensor, Ragged]:
-        """The prefix's output for some texts from what is kept, float32, idle rows after it."""
-        content, offsets = texts.read(rows)
-        stored = torch.from_numpy(content).view(self.encoder.number_type)
-        stored = stored.to(self.encoder.device).float()
-        if texts.layers < self.encoder.depth:
-            stored = F.pad(stored, (0, 0, 0, idle_rows(len(stored), self.encoder.device)))
-        where = ragged(offsets[:-1], np.diff(offsets), len(stored), self.encoder.device)
-        return stored, where
+    def pack(self, texts: Tokens, runs: Sequence[np.ndarray]) -> Packing:
+        """Where some runs' texts stand in a batch, with as many rows as `stored` or `compute`
+        gives of each."""
+        if isinstance(texts, PrefixedTexts):
+            of_texts = texts.layers == self.encoder.depth
+            multiple = 1 if of_texts else rows_multiple(self.encoder.device)
+            return pack(runs, np.diff(texts.row_offsets), multiple)
+        return pack(runs, np.diff(texts.offsets), rows_multiple(self.encoder.device))
+
+    def stored(self, texts: PrefixedTexts, batch: Packing) -> tuple[torch.Tensor, Ragged]:
+        """The prefix's output for a batch from what is kept, float32, idle rows zero."""
+        encoder = self.encoder
+        hidden = torch.zeros((batch.all_rows, encoder.width), device=encoder.device)
+        for own, rows in batch.texts_rows():
+            hidden[rows] = torch.from_numpy(texts.read(own)).view(encoder.number_type)
+        return hidden, ragged(batch.starts_B, batch.lengths_B, batch.all_rows, encoder.device)
 
     @torch.no_grad()
     def compute(
-        self, texts: Tokens, rows: np.ndarray, layers: int, members: Sequence[Member] = ()
+        self, texts: Tokens, batch: Packing, layers: int, members: Sequence[Member] = ()
     ) -> tuple[torch.Tensor, Ragged]:
-        """The prefix's output for some texts, rounded as the cache rounds it.
+        """The prefix's output for a batch, rounded as the cache rounds it.
 
         Args:
             texts: the texts.
-            rows: which, in the order wanted.
+            batch: which of them, and where.
             layers: how many layers.
             members: runs that drop out in frozen layers too.
         """
         encoder = self.encoder
-        ids_T, where = packed_batch(encoder, texts, rows)
+        ids_T, where = tokens_of(encoder, texts, batch)
         hidden = encoder.embed(ids_T, where, members)
         hidden = encoder.run_layers(hidden, where, range(min(layers, encoder.depth - 1)), members)
         if layers == encoder.depth:
@@ -170,7 +227,7 @@ class FrozenBase:
             before = ends[first - 1] if first else 0
             fitting = int(np.searchsorted(ends, before + tokens, side="right"))
             chosen = order[first : max(first + 1, fitting)]
-            hidden, _ = self.compute(texts, numbers[chosen], layers)
+            hidden, _ = self.compute(texts, self.pack(texts, [numbers[chosen]]), layers)
             counts = np.diff(offsets)[chosen]
             stored = hidden[: counts.sum()].to(encoder.number_type).cpu()
             if encoder.number_type != torch.float32:
@@ -185,19 +242,17 @@ class FrozenBase:
         return found
 
 
-def packed_batch(
-    encoder: PackedEncoder, texts: Tokens, rows: np.ndarray
-) -> tuple[np.ndarray, Ragged]:
-    """Token ids of some texts, packed in the order given, idle rows after them, and the texts."""
-    ids_T, offsets = texts.batch(rows)
-    idle = idle_rows(len(ids_T), encoder.device)
-    ids_T = np.pad(ids_T, (0, idle), constant_values=encoder.padding)
-    return ids_T, ragged(offsets[:-1], np.diff(offsets), len(ids_T), encoder.device)
+def tokens_of(encoder: PackedEncoder, texts: Tokens, batch: Packing) -> tuple[np.ndarray, Ragged]:
+    """A batch's token ids `[T]`, padding in idle rows, and where its texts are."""
+    ids_T = np.full(batch.all_rows, encoder.padding, np.int64)
+    for own, rows in batch.texts_rows():
+        ids_T[rows], _ = texts.batch(own)
+    return ids_T, ragged(batch.starts_B, batch.lengths_B, batch.all_rows, encoder.device)
 
 
-def idle_rows(tokens: int, device: torch.device) -> int:
-    """Rows that round a batch up on the CPU, as oneDNN makes a kernel for each shape."""
-    return -tokens % ROWS if device.type == "cpu" else 0
+def rows_multiple(device: torch.device) -> int:
+    """A run has a multiple of so many rows."""
+    return ROWS if device.type == "cpu" else 1
 
 
 def content_hash(texts: Tokens) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import platform
 import time
 from dataclasses import dataclass
@@ -12,6 +14,11 @@ import torch
 SIXTEEN_BITS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 MEASURED_TOKENS = 864
 """Rows of the product that `product_rate` times: about 16 texts of AG News."""
+
+KEPT_MEMORY = {-3: (256 << 20, "MALLOC_MMAP_THRESHOLD_"), -1: (512 << 20, "MALLOC_TRIM_THRESHOLD_")}
+"""Options of glibc's mallopt by their numbers (malloc.h): bytes, and the variable that sets them
+from outside. An allocation of more is asked of the system each time; so much that is free at the
+heap's end is kept."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,19 @@ def resolve_precision(asked: str, where: torch.device) -> Precision:
     if asked == "bfloat16" and best != "bfloat16":
         return Precision("float32", "float32 instead of bfloat16: this CPU only emulates it")
     return Precision(asked)
+
+
+def keep_freed_memory() -> None:
+    """Has the C library keep the memory of tensors that are freed for the next ones.
+
+    By default it gives large ones back, and the system clears every page anew: in a pass of
+    4,096 tokens that takes longer than attention's arithmetic. Settings from outside hold, and
+    other libraries than glibc are left alone.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    for option, (size, variable) in KEPT_MEMORY.items():
+        if mallopt is not None and variable not in os.environ:
+            mallopt(option, size)
 
 
 def product_rate(width: int, outputs: int, precision: str, where: torch.device) -> float:

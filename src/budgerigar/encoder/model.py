@@ -133,30 +133,36 @@ class PackedEncoder(ABC):
         """The mask of a layer's hidden states, each run drawing its own rows, and by which
         what is kept must grow: a number, or one for each row where only some runs drop out.
 
-        The rate is the base's, and so one for all runs. Idle rows keep everything.
+        The rate is the base's, and so one for all runs.
         """
-        masks: dict[Member, torch.Tensor] = {}
+        parts = _side_by_side(members)
+        if any(number < member.lowest for member in members):
+            parts = [[member] for member in members]
+        places, masks = [], []
+        for some in parts:
+            place = slice(some[0].rows(of_texts).start, some[-1].rows(of_texts).stop)
+            stream = some[0].stream if number >= some[0].lowest else None
+            if (
+                stream is not None
+                and (
+                    mask := keep_mask(
+                        stream, place.stop - place.start, width, self.hidden_dropout, self.device
+                    )
+                )
+                is not None
+            ):
+                places.append(place)
+                masks.append(mask)
         scale = keep_scale(self.hidden_dropout)
-        if len(_side_by_side(members)) == 1 and all(number >= one.lowest for one in members):
-            stream = members[0].stream
-            if stream is not None and members[-1].rows(of_texts).stop == rows:
-                mask = keep_mask(stream, rows, width, self.hidden_dropout, self.device)
-                return mask, 1.0 if mask is None else scale
-        for member in members:
-            own = member.rows(of_texts)
-            if member.stream is not None and number >= member.lowest:
-                size = own.stop - own.start
-                mask = keep_mask(member.stream, size, width, self.hidden_dropout, self.device)
-                if mask is not None:
-                    masks[member] = mask
         if not masks:
             return None, 1.0
+        if len(masks) == len(parts):
+            return masks[0] if len(masks) == 1 else torch.cat(masks), scale
         keep = torch.full((rows, width), -1, dtype=torch.int8, device=self.device)
         scales = torch.ones((rows, 1), device=self.device)
-        for member, mask in masks.items():
-            keep[member.rows(of_texts)] = mask
-            scales[member.rows(of_texts)] = scale
-        return keep, scale if len(masks) == len(members) else scales
+        for place, mask in zip(places, masks, strict=True):
+            keep[place], scales[place] = mask, scale
+        return keep, scales
 
     def drop(self, x: torch.Tensor, rate: float, stream: Stream | None) -> torch.Tensor:
         """Dropout of one run's rows; as they are without a stream."""

@@ -231,6 +231,8 @@ def load_base(base: Base, dropouts: Dropouts = KEPT_DROPOUTS) -> LoadedBase:
     Raises:
         ModelError: when the checkpoint lacks weights of the encoder.
     """
+    if base.device.type == "cpu":
+        hardware.keep_freed_memory()
     config = classifier_config(base.checkpoint, base.classes, dropouts.hidden, dropouts.attention)
     number_type = hardware.SIXTEEN_BITS.get(base.precision, torch.float32)
     promised = meta_classifier(base.checkpoint, base.classes).base_model.state_dict()

@@ -221,8 +221,6 @@ class PostNormEncoder(PackedEncoder):
             missing = (0, rank - a_RI.shape[0])
             low.append(F.pad(use.input_of(x_TD) @ a_RI.t() * use.scale, missing))
             halves.append(F.pad(b_OR, missing).unflatten(0, (self.numbers.heads, -1)))
-        idle = len(x_TD) - members[-1].tokens.stop
-        low.append(x_TD.new_zeros((idle, rank)))
         return _ByHead(torch.cat(low), halves, transposed=name == "value")
 
     def _low_rank_together(self, use: Use, x_TD: torch.Tensor, *, transposed: bool) -> _ByHead:

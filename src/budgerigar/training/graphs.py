@@ -138,6 +138,6 @@ def texts_for(steps: Sequence[Step], examples: Tokens) -> DeviceTexts | str:
         return "transformers + PEFT computes"
     if len({id(encoder.base) for encoder in encoders}) > 1:
         return "the runs have different bases"
-    if others := {name_of(one.optimizer) for one in steps} - CAPTURABLE.keys():
+    if others := {name_of(one.optimizer) for one in steps} - set(CAPTURABLE):
         return f"the step of {', '.join(sorted(others))} cannot be recorded"
     return engine.texts_on_device(examples, encoders[0].base.encoder)

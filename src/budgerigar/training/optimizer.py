@@ -23,13 +23,11 @@ CLASSES: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
-CAPTURABLE: dict[str, dict[str, bool]] = {
-    "adamw": {"capturable": True, "fused": True},
-    "adam": {"capturable": True, "fused": True},
-    "rmsprop": {"capturable": True},
-}
-"""Optimizers whose step a CUDA graph can hold, and how they are asked to make it so: with
-rates and counts of steps on the device, where a replayed graph finds new ones."""
+FUSED = ("adamw", "adam")
+"""Optimizers that can take the step of all tensors of a group at once."""
+CAPTURABLE = ("adamw", "adam", "rmsprop")
+"""Optimizers whose step a CUDA graph can hold: with rates and counts of steps on the device,
+where a replayed graph finds new ones."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,8 @@ def build(
     return CLASSES[name](
         [{"params": tensors, "lr": rate(peak), "peak": peak} for peak, tensors in groups.items()],
         weight_decay=weight_decay,
-        **(CAPTURABLE[name] if capturable else {}),
+        **({"fused": True} if name in FUSED else {}),
+        **({"capturable": True} if capturable else {}),
         **options,
     )
 
