@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-FILL = 0.75
+FILL = 0.85
 """A group takes no text that is shorter than this share of its longest."""
 LARGEST_SCORES = 1 << 21
 """Attention scores of a head that a group may hold: longer texts go in smaller groups."""
@@ -210,8 +210,7 @@ class _Attention(torch.autograd.Function):
     def forward(
         ctx: Any, qkv_T3D: torch.Tensor, where: Ragged, heads: int, window: int | None
     ) -> torch.Tensor:
-        exact = torch.promote_types(qkv_T3D.dtype, torch.float32)
-        qkv_P3D = qkv_T3D.index_select(0, where.token_P).to(exact)
+        qkv_P3D = qkv_T3D.index_select(0, where.token_P)
         width = qkv_T3D.shape[1] // 3
         scale = (width // heads) ** -0.5
         context_PD = qkv_P3D.new_empty((len(where.token_P), width))
@@ -225,14 +224,13 @@ class _Attention(torch.autograd.Function):
             saved += [query, key, value, probabilities]
         ctx.where, ctx.heads, ctx.scale = where, heads, scale
         ctx.save_for_backward(*saved)
-        return _packed(context_PD, where, qkv_T3D.dtype)
+        return _packed(context_PD, where)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         where: Ragged = ctx.where
         (context_TD,) = gradients
-        exact = torch.promote_types(context_TD.dtype, torch.float32)
-        context_PD = context_TD.index_select(0, where.token_P).to(exact)
+        context_PD = context_TD.index_select(0, where.token_P)
         width = context_TD.shape[1]
         qkv_P3D = context_PD.new_empty((len(where.token_P), 3 * width))
         saved = iter(ctx.saved_tensors)
@@ -250,7 +248,7 @@ class _Attention(torch.autograd.Function):
             )
             for part, columns in zip(parts, qkv_P3D[group.places].split(width, 1), strict=True):
                 _merge_heads(part, group, ctx.heads, columns)
-        return _packed(qkv_P3D, where, context_TD.dtype), None, None, None
+        return _packed(qkv_P3D, where), None, None, None
 
 
 class _FirstAttention(torch.autograd.Function):
@@ -296,13 +294,12 @@ class _FirstAttention(torch.autograd.Function):
                 place.baddbmm_(scores.transpose(1, 2), queries)
         if to_features_PE is None:
             return None, to_queries_BHE, None, None
-        to_features_TE = _packed(to_features_PE, where, to_features_PE.dtype)
-        return to_features_TE, to_queries_BHE, None, None
+        return _packed(to_features_PE, where), to_queries_BHE, None, None
 
 
-def _packed(padded: torch.Tensor, where: Ragged, number_type: torch.dtype) -> torch.Tensor:
+def _packed(padded: torch.Tensor, where: Ragged) -> torch.Tensor:
     """Rows of the padded view -> rows of the packed batch, idle ones zero."""
-    rows = padded.to(number_type).index_select(0, where.place_T)
+    rows = padded.index_select(0, where.place_T)
     return rows if where.idle is None else rows.index_fill_(0, where.idle, 0.0)
 
 
@@ -330,12 +327,15 @@ def _hide(scores: torch.Tensor, group: Group, heads: int, window: int | None) ->
 def _split_heads(
     rows: torch.Tensor, group: Group, parts: int, heads: int
 ) -> tuple[torch.Tensor, ...]:
-    """Rows `[G * L, parts * H * K]` -> so many tensors `[G * H, L, K]`."""
+    """Rows `[G * L, parts * H * K]` -> so many tensors `[G * H, L, K]`, float32 at least."""
     apart = rows.view(group.size, group.longest, parts, heads, -1).permute(2, 0, 3, 1, 4)
-    return apart.reshape(parts, group.size * heads, group.longest, -1).unbind(0)
+    exact = torch.promote_types(rows.dtype, torch.float32)
+    together = apart.to(exact, memory_format=torch.contiguous_format)
+    return together.reshape(parts, group.size * heads, group.longest, -1).unbind(0)
 
 
 def _merge_heads(by_head: torch.Tensor, group: Group, heads: int, into: torch.Tensor) -> None:
-    """`[G * H, L, K]` -> rows `[G * L, H * K]`, written into a part of a larger tensor."""
+    """`[G * H, L, K]` -> rows `[G * L, H * K]`, written into a part of a larger tensor, in its
+    number type."""
     apart = by_head.view(group.size, heads, group.longest, -1).transpose(1, 2)
     into.unflatten(0, (group.size, group.longest)).unflatten(2, (heads, -1)).copy_(apart)
