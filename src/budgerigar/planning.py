@@ -14,7 +14,7 @@ from budgerigar.encoder.budget import Group, Selection
 from budgerigar.encoder.checkpoints import Checkpoint
 from budgerigar.encoder.cost import Cost, Workload, estimate
 from budgerigar.encoder.dropout import Dropouts
-from budgerigar.encoder.families import obstacle
+from budgerigar.encoder.families import FAMILIES, obstacle
 from budgerigar.encoder.shape import Shape, read_shape
 from budgerigar.errors import RecipeError
 from budgerigar.recipe import Recipe, layer_numbers
@@ -70,8 +70,15 @@ class Plan:
 
         widest = max(m.outputs for m in self.shape.layers[-1])
         rate = hardware.product_rate(self.shape.width, widest, precision, hardware.device())
-        once = self.path == "engine" and not self.dropouts.prefix
-        return estimate(self.shape, self.groups, work, rate, prefix_once=once)
+        packed = self.path == "engine"
+        return estimate(
+            self.shape,
+            self.groups,
+            work,
+            rate,
+            prefix_once=packed and not self.dropouts.prefix,
+            one_query=packed and self.shape.family in FAMILIES,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The plan for programs, and for the run's folder."""

@@ -52,7 +52,13 @@ class Cost:
 
 
 def estimate(
-    shape: Shape, groups: list[Group], work: Workload, rate: float, *, prefix_once: bool
+    shape: Shape,
+    groups: list[Group],
+    work: Workload,
+    rate: float,
+    *,
+    prefix_once: bool,
+    one_query: bool,
 ) -> Cost:
     """Estimates a run.
 
@@ -66,13 +72,17 @@ def estimate(
         work: how much text.
         rate: floating-point operations a second that this machine was measured at.
         prefix_once: whether the output of the frozen layers is kept.
+        one_query: whether the last layer computes one token of each text.
     """
     trained = [
         -1 if group.layer is None else group.layer for group in groups if group.part != "head"
     ]
     lowest = max(0, min(trained, default=shape.depth))
+    computed = [work.tokens] * shape.depth
+    if one_query:
+        computed[-1] = 1.0
     below, above = (
-        sum(_layer_flop(shape, layer, work.tokens) for layer in layers)
+        sum(_layer_flop(shape, layer, computed[layer], work.tokens) for layer in layers)
         for layers in (range(lowest), range(lowest, shape.depth))
     )
     texts = work.training_texts + work.evaluation_texts
@@ -89,7 +99,8 @@ def estimate(
     )
 
 
-def _layer_flop(shape: Shape, layer: int, tokens: float) -> float:
-    """Forward operations of one text through one layer: its matrices, and attention."""
+def _layer_flop(shape: Shape, layer: int, computed: float, tokens: float) -> float:
+    """Forward operations of one text through one layer: the matrices and attention of the tokens
+    that are computed, which see all tokens."""
     matrices = 2 * sum(m.inputs * m.outputs for m in shape.layers[layer])
-    return tokens * (matrices + 4 * tokens * shape.width)
+    return computed * (matrices + 4 * tokens * shape.width)

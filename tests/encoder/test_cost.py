@@ -1,0 +1,52 @@
+"""What a run is estimated to cost, held against sums done by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from budgerigar.encoder import budget
+from budgerigar.encoder.budget import Selection
+from budgerigar.encoder.cost import Workload, estimate
+from budgerigar.encoder.shape import HeadLayer, Matrix, Shape
+
+WIDTH, DEPTH, LOWEST, TOKENS, EPOCHS = 8, 4, 2, 10.0, 3
+TRAINING, EVALUATION = 100, 20
+WORK = Workload(TRAINING, EVALUATION, TOKENS, EPOCHS, batch=4, measured=True)
+SHAPE = Shape(
+    family="bert",
+    width=WIDTH,
+    heads=2,
+    positions=64,
+    vocabulary=50,
+    layers_path="layers",
+    layers=tuple(
+        (Matrix("query", f"layers.{layer}.query", WIDTH, WIDTH, WIDTH),) for layer in range(DEPTH)
+    ),
+    layer_parameters=(WIDTH * WIDTH + WIDTH,) * DEPTH,
+    biases=dict.fromkeys(range(DEPTH), WIDTH),
+    head=(HeadLayer("classifier", 2 * WIDTH, output=True),),
+    saved_modules=("classifier",),
+    frozen=1_000,
+)
+GROUPS = budget.count(
+    SHAPE, Selection(("query",), tuple(range(LOWEST, DEPTH)), 2, {}, "none", "full")
+)
+TOKEN = 2 * WIDTH * WIDTH + 4 * TOKENS * WIDTH
+"""Operations of a token in a layer: its one matrix, and attention to all tokens."""
+OFTEN = EPOCHS * (2 * TRAINING + EVALUATION)
+"""Texts that go through a layer above the prefix, counted twice where backwards too."""
+
+
+@pytest.mark.parametrize(
+    ("prefix_once", "one_query", "layers"),
+    [
+        (True, True, (TRAINING + EVALUATION) * 2 * TOKENS + OFTEN * (TOKENS + 1)),
+        (True, False, (TRAINING + EVALUATION) * 2 * TOKENS + OFTEN * 2 * TOKENS),
+        (False, False, EPOCHS * (TRAINING + EVALUATION) * 2 * TOKENS + OFTEN * 2 * TOKENS),
+    ],
+)
+def test_arithmetic(prefix_once, one_query, layers):
+    found = estimate(SHAPE, GROUPS, WORK, rate=1e6, prefix_once=prefix_once, one_query=one_query)
+    assert found.arithmetic == pytest.approx(layers * TOKEN)
+    assert found.seconds == pytest.approx(found.arithmetic / 1e6)
+    assert found.cache_bytes == (TRAINING + EVALUATION) * TOKENS * WIDTH * 2
