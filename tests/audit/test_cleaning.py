@@ -22,6 +22,7 @@ from budgerigar.audit.cleaning import CAUSES, DROPPED
 from budgerigar.audit.findings import Finding
 from budgerigar.data import tables
 from budgerigar.data.texts import Texts
+from budgerigar.errors import BudgieError
 from test_cli import budgie, refused
 
 BANK = "a small bank in the harbour town lends boats instead of money and takes fish as interest"
@@ -519,3 +520,24 @@ def test_a_file_that_appears_meanwhile_is_kept(folder, monkeypatch):
 def test_the_default_codes_are_known():
     assert set(DROPPED) < set(CAUSES)
     assert "label-suspect" not in DROPPED
+
+
+def test_of_two_files_that_cannot_both_be_written_neither_appears(tmp_path):
+    clean, removed = tmp_path / "clean.csv", tmp_path / "clean.removed.csv"
+    with pytest.raises(BudgieError), cleaning._both_or_none(clean, removed) as temporary:
+        for path in temporary:
+            path.write_text("rows")
+        clean.mkdir()
+    assert clean.is_dir()
+    assert not removed.exists()
+
+
+def test_a_file_that_another_process_wrote_meanwhile_stays(tmp_path):
+    clean, removed = tmp_path / "clean.csv", tmp_path / "clean.removed.csv"
+    with pytest.raises(KeyError), cleaning._both_or_none(clean, removed) as temporary:
+        for path in temporary:
+            path.write_text("rows")
+        clean.write_text("another's")
+        raise KeyError
+    assert clean.read_text() == "another's"
+    assert list(tmp_path.iterdir()) == [clean]

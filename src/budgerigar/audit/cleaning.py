@@ -435,6 +435,7 @@ def _option_named() -> Iterator[None]:
 @contextlib.contextmanager
 def _both_or_none(clean: Path, removed: Path) -> Iterator[tuple[Path, Path]]:
     """Temporary paths of two new files that appear at the end, the clean one last."""
+    written: dict[Path, int] = {}
     try:
         with (
             _option_named(),
@@ -442,8 +443,12 @@ def _both_or_none(clean: Path, removed: Path) -> Iterator[tuple[Path, Path]]:
             whole_file(removed) as temporary_removed,
         ):
             yield temporary, temporary_removed
+            for path, own in ((clean, temporary), (removed, temporary_removed)):
+                written[path] = own.stat().st_ino
     except BaseException:
-        for path in (clean, removed):
+        for path, number in written.items():
             with contextlib.suppress(OSError):
-                path.unlink()
+                # Another process may have put a file there meanwhile.
+                if path.stat().st_ino == number:
+                    path.unlink()
         raise
