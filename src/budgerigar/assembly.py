@@ -57,6 +57,7 @@ def loop_settings(recipe: Recipe, class_weights: tuple[float, ...] | None = None
         batch=recipe.batch,
         accumulation=recipe.accumulation,
         clip=recipe.clip,
+        averaging=recipe.averaging,
         loss=loss_of(recipe),
         class_weights=class_weights,
         early_stopping=recipe.early_stopping,

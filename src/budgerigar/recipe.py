@@ -365,6 +365,9 @@ class Recipe(Part):
     """Forward passes in one optimizer step."""
     clip: Annotated[float, Field(gt=0)] | None = 1.0
     """Largest norm of all gradients together; empty does not clip."""
+    averaging: Share = 0.0
+    """Decay of a moving average of all that trains, which is validated, kept and predicts in
+    place of the last step's weights (arXiv:2411.18704); 0 takes these themselves."""
     path: Literal["auto", "reference"] = "auto"
     """`auto` computes with the packed engine where it knows the model and all that the recipe
     asks for; `reference` always with transformers + PEFT."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -40,6 +41,7 @@ SETTINGS = LoopSettings(
     batch=4,
     accumulation=1,
     clip=1.0,
+    averaging=0.0,
     loss=CrossEntropy(),
     class_weights=None,
     early_stopping=None,
@@ -63,10 +65,12 @@ class Planned:
 
 @dataclass
 class Kept:
-    """What a run reported."""
+    """What a run reported: records, its state after each step, and each time it was the best."""
 
     steps: list[StepRecord] = field(default_factory=list)
     epochs: list[EpochRecord] = field(default_factory=list)
+    states: list[dict[str, torch.Tensor]] = field(default_factory=list)
+    best: list[dict[str, torch.Tensor]] = field(default_factory=list)
 
     @property
     def losses(self) -> list[float]:
@@ -103,6 +107,11 @@ def train(base, examples, planned, folder: Path, *, validate=None, resume=None):
     trainees = []
     for number, (one, encoder, own) in enumerate(zip(planned, encoders, kept, strict=True)):
         rates = Rates(one.rate, one.rate, {}, 1.0, 1.0, base.shape.depth)
+
+        def log_step(record, own=own, encoder=encoder):
+            own.steps.append(record)
+            own.states.append(encoder.state())
+
         trainees.append(
             Trainee(
                 encoder=encoder,
@@ -110,9 +119,9 @@ def train(base, examples, planned, folder: Path, *, validate=None, resume=None):
                 settings=one.settings,
                 around=Surroundings(
                     validate=validate or (lambda dry: Validation(1.0, 0.5, 0.5)),
-                    log_step=own.steps.append,
+                    log_step=log_step,
                     log_epoch=own.epochs.append,
-                    keep_best=lambda: None,
+                    keep_best=lambda own=own, encoder=encoder: own.best.append(encoder.state()),
                     checkpoints=folder / str(number),
                 ),
             )
@@ -224,3 +233,48 @@ def test_without_a_common_moment_all_begin_anew(base, examples, tmp_path):
     train(base, examples, [Planned(select())], tmp_path)
     assert checkpoint.newest_common([tmp_path / "0"])[0] is not None
     assert checkpoint.newest_common([tmp_path / "0", tmp_path / "1"]) == [None, None]
+
+
+def better_each_time(first: float = 0.1):
+    """A validation that finds every epoch better than the one before."""
+    accuracies = itertools.count(first, 0.001)
+    return lambda dry: Validation(1.0, next(accuracies), 0.5)
+
+
+def test_the_average_is_kept_and_training_goes_on_without_it(base, examples, tmp_path):
+    averaged = Planned(select(), settings=replace(SETTINGS, averaging=0.8))
+    (plain,), (expected,), _ = train(base, examples, [Planned(select())], tmp_path / "plain")
+    (own,), (state,), _ = train(
+        base, examples, [averaged], tmp_path / "averaged", validate=better_each_time()
+    )
+    assert own.losses == plain.losses
+    assert apart(state, expected) == 0
+    assert len(own.best) == len(own.epochs) == 5
+    average = None
+    for step, weights in enumerate(own.states, 1):
+        decay = min(0.8, (1 + step) / (10 + step))
+        # What it begins with is not reported; at no decay it has no part after 50 steps.
+        before = average or weights
+        average = {n: decay * before[n] + (1 - decay) * weights[n] for n in weights}
+    assert apart(own.best[-1], average) < 1e-5
+    assert apart(own.best[-1], state) > 1e-4
+
+
+def test_an_average_goes_on_from_a_checkpoint(base, examples, tmp_path):
+    planned = [
+        Planned(select(), settings=replace(SETTINGS, averaging=0.9, checkpoint_steps=10_000)),
+        Planned(select(), name="rmsprop"),
+    ]
+    whole, _, _ = train(base, examples, planned, tmp_path / "first", validate=better_each_time())
+    folders = [tmp_path / "first" / str(number) for number in range(2)]
+    for folder in folders:
+        newest = max(folder.glob("*.json"))
+        newest.unlink()
+    found = checkpoint.newest_common(folders)
+    assert [one.position.step for one in found] == [40, 40]
+    kept, _, _ = train(
+        base, examples, planned, tmp_path / "second", validate=better_each_time(0.5), resume=found
+    )
+    for own, other in zip(kept, whole, strict=True):
+        assert len(own.steps) == 10
+        assert apart(own.best[-1], other.best[-1]) == 0

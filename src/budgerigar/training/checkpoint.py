@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ def save(
     position: Position,
     trainable_names: list[str],
     tensors: dict[str, torch.Tensor],
+    averages: Mapping[str, torch.Tensor],
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
 ) -> None:
@@ -69,6 +70,7 @@ def save(
         position: where the run stands.
         trainable_names: of the parameters that the optimizer holds, in its order.
         tensors: the adapter's, as `Encoder.state` gives them.
+        averages: of the trainable parameters, by name; none where the run keeps none.
         optimizer: with its state.
         scaler: the loss scaler; disabled where the precision needs none.
 
@@ -76,6 +78,7 @@ def save(
         RunError: when the disk is full or the folder cannot be written.
     """
     named = {f"adapter/{name}": tensor for name, tensor in tensors.items()}
+    named |= {f"average/{name}": tensor.cpu().contiguous() for name, tensor in averages.items()}
     scalars: dict[str, Any] = {}
     for index, state in optimizer.state_dict()["state"].items():
         for key, value in state.items():
@@ -114,10 +117,17 @@ class Loaded:
 
     def adapter(self) -> dict[str, torch.Tensor]:
         """The adapter's tensors, for `Encoder.load_state`."""
+        return self._below("adapter/")
+
+    def averages(self) -> dict[str, torch.Tensor]:
+        """The averages of trainable parameters by name; empty where the run keeps none."""
+        return self._below("average/")
+
+    def _below(self, folder: str) -> dict[str, torch.Tensor]:
         return {
-            name.removeprefix("adapter/"): tensor
+            name.removeprefix(folder): tensor
             for name, tensor in self.tensors.items()
-            if name.startswith("adapter/")
+            if name.startswith(folder)
         }
 
     def restore(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from budgerigar.encoder import dropout
 from budgerigar.encoder.cohort import Batch
@@ -30,6 +32,7 @@ class LoopSettings:
     batch: int
     accumulation: int
     clip: float | None
+    averaging: float
     loss: Loss
     class_weights: tuple[float, ...] | None
     early_stopping: int | None
@@ -138,6 +141,9 @@ class Run:
         trainables = self.encoder.trainables()
         self.names = [one.name for one in trainables]
         self.tensors = [one.tensor for one in trainables]
+        # What the optimizer moves, and behind it, where the recipe asks for one, its average.
+        averages = trainables if self.settings.averaging else []
+        self.averages = {one.name: one.tensor.detach().clone() for one in averages}
         self.scaler = torch.amp.GradScaler(
             self.encoder.device.type, enabled=self.encoder.precision == "float16"
         )
@@ -192,6 +198,8 @@ class Run:
         """Takes up a checkpoint."""
         self.encoder.load_state(found.adapter())
         found.restore(self.names, self.optimizer, self.scaler)
+        for name, average in self.averages.items():
+            average.copy_(found.averages()[name])
         self.at = found.position
 
     def begin_step(self) -> None:
@@ -254,6 +262,7 @@ class Run:
             texts=len(self.rows),
             seconds=round(time.monotonic() - start, 4),
         )
+        self._average()
         self.around.log_step(record)
         return record
 
@@ -264,6 +273,10 @@ class Run:
 
     def finish_epoch(self) -> None:
         """Validates, keeps what is best so far, logs the epoch."""
+        with self._averaged():
+            self._finish_epoch()
+
+    def _finish_epoch(self) -> None:
         result = self.around.validate(False)
         at = self.at
         if not math.isfinite(result.loss):
@@ -309,6 +322,7 @@ class Run:
             self.at,
             self.names,
             self.encoder.state(),
+            self.averages,
             self.optimizer,
             self.scaler,
         )
@@ -342,6 +356,32 @@ class Run:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.took(self._loss, norm)
+
+    def _average(self) -> None:
+        """Takes the step's weights into the average.
+
+        Early steps count for more, so that where the run began is soon forgotten.
+        """
+        if self.averages:
+            steps = self.at.step
+            decay = min(self.settings.averaging, (1 + steps) / (10 + steps))
+            follow = get_ema_multi_avg_fn(decay)
+            follow(list(self.averages.values()), self.tensors, steps)
+
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Within, the encoder has the average for its weights, if there is one."""
+        own = [tensor.detach().clone() for tensor in self.tensors if self.averages]
+        self._set(list(self.averages.values()))
+        try:
+            yield
+        finally:
+            self._set(own)
+
+    @torch.no_grad()
+    def _set(self, values: Sequence[torch.Tensor]) -> None:
+        for tensor, value in zip(self.tensors, values, strict=bool(values)):
+            tensor.copy_(value)
 
     def _fail(self, what: str) -> None:
         self.at = replace(self.at, failure=what, ended=True)
