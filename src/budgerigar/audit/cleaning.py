@@ -443,12 +443,13 @@ def _both_or_none(clean: Path, removed: Path) -> Iterator[tuple[Path, Path]]:
             whole_file(removed) as temporary_removed,
         ):
             yield temporary, temporary_removed
+            # Another process may have put a file there meanwhile.
+            _require_new(clean, removed)
             for path, own in ((clean, temporary), (removed, temporary_removed)):
                 written[path] = own.stat().st_ino
     except BaseException:
         for path, number in written.items():
             with contextlib.suppress(OSError):
-                # Another process may have put a file there meanwhile.
                 if path.stat().st_ino == number:
                     path.unlink()
         raise

@@ -78,13 +78,10 @@ def estimate(
         -1 if group.layer is None else group.layer for group in groups if group.part != "head"
     ]
     lowest = max(0, min(trained, default=shape.depth))
-    computed = [work.tokens] * shape.depth
+    every = [_layer_flop(shape, layer, work.tokens) for layer in range(shape.depth)]
     if one_query:
-        computed[-1] = 1.0
-    below, above = (
-        sum(_layer_flop(shape, layer, computed[layer], work.tokens) for layer in layers)
-        for layers in (range(lowest), range(lowest, shape.depth))
-    )
+        every[-1] = _one_query_flop(shape, work.tokens)
+    below, above = sum(every[:lowest]), sum(every[lowest:])
     texts = work.training_texts + work.evaluation_texts
     arithmetic = work.epochs * (texts * above + work.training_texts * above)
     arithmetic += texts * below * (1.0 if prefix_once else work.epochs)
@@ -99,8 +96,17 @@ def estimate(
     )
 
 
-def _layer_flop(shape: Shape, layer: int, computed: float, tokens: float) -> float:
-    """Forward operations of one text through one layer: the matrices and attention of the tokens
-    that are computed, which see all tokens."""
-    matrices = 2 * sum(m.inputs * m.outputs for m in shape.layers[layer])
-    return computed * (matrices + 4 * tokens * shape.width)
+def _layer_flop(shape: Shape, layer: int, tokens: float) -> float:
+    """Forward operations of one text through one layer: its matrices, and attention."""
+    return tokens * (_matrices_flop(shape, layer) + 4 * tokens * shape.width)
+
+
+def _one_query_flop(shape: Shape, tokens: float) -> float:
+    """The same of the last layer for one token: keys and values are folded into each head's query
+    and its mixed tokens, so that every head reads the tokens at full width."""
+    return _matrices_flop(shape, shape.depth - 1) + 4 * tokens * shape.width * shape.heads
+
+
+def _matrices_flop(shape: Shape, layer: int) -> float:
+    """Forward operations of one token in a layer's matrices."""
+    return 2.0 * sum(m.inputs * m.outputs for m in shape.layers[layer])

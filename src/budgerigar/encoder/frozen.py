@@ -184,9 +184,11 @@ class FrozenBase:
     def stored(self, texts: PrefixedTexts, batch: Packing) -> tuple[torch.Tensor, Ragged]:
         """The prefix's output for a batch from what is kept, float32, idle rows zero."""
         encoder = self.encoder
-        hidden = torch.zeros((batch.all_rows, encoder.width), device=encoder.device)
+        content = np.zeros((batch.all_rows, encoder.width), texts.rows.dtype)
         for own, rows in batch.texts_rows():
-            hidden[rows] = torch.from_numpy(texts.read(own)).view(encoder.number_type)
+            content[rows] = texts.read(own)
+        # A GPU gets 16 bits a value, in one piece.
+        hidden = torch.from_numpy(content).view(encoder.number_type).to(encoder.device).float()
         return hidden, ragged(batch.starts_B, batch.lengths_B, batch.all_rows, encoder.device)
 
     @torch.no_grad()

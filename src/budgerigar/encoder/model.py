@@ -22,13 +22,13 @@ Head = Mapping[str, torch.Tensor]
 """Tensors of a head, float32, by module path and part, such as `classifier.dense.weight`."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Member:
-    """A run's part of a batch.
+    """A run's part of a batch. All members together, in their order, have all of its rows.
 
     Attributes:
         updates: its low-rank updates by layer and matrix.
-        tokens, texts: its rows among tokens and texts.
+        tokens, texts: its rows among tokens, idle ones among them, and among texts.
         stream: draws its dropout, of all members where it is torch's; None computes without.
         lowest: layer from which hidden states drop out, -1 for the embeddings too: below, a
             cohort's other runs may train, but for this one the layers are a frozen prefix.

@@ -119,10 +119,6 @@ class Loaded:
         """The adapter's tensors, for `Encoder.load_state`."""
         return self._below("adapter/")
 
-    def averages(self) -> dict[str, torch.Tensor]:
-        """The averages of trainable parameters by name; empty where the run keeps none."""
-        return self._below("average/")
-
     def _below(self, folder: str) -> dict[str, torch.Tensor]:
         return {
             name.removeprefix(folder): tensor
@@ -133,19 +129,23 @@ class Loaded:
     def restore(
         self,
         trainable_names: list[str],
+        averages: Mapping[str, torch.Tensor],
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,
     ) -> None:
-        """Puts optimizer, scaler and generators back as they were.
+        """Puts averages, optimizer, scaler and generators back as they were.
 
         Raises:
             RunError: when the checkpoint is of other trainable parameters.
         """
-        if self.numbers["trainable"] != trainable_names:
+        kept = self._below("average/")
+        if self.numbers["trainable"] != trainable_names or kept.keys() != averages.keys():
             raise RunError(
-                "the checkpoint trains other parameters than the recipe",
+                "the checkpoint trains or averages other parameters than the recipe",
                 remedy="resume with the recipe in the run's folder, or begin a new run",
             )
+        for name, average in averages.items():
+            average.copy_(kept[name])
         state: dict[int, dict[str, Any]] = {}
         for name, tensor in self.tensors.items():
             kind, _, rest = name.partition("/")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -197,9 +197,7 @@ class Run:
     def go_on(self, found: checkpoint.Loaded) -> None:
         """Takes up a checkpoint."""
         self.encoder.load_state(found.adapter())
-        found.restore(self.names, self.optimizer, self.scaler)
-        for name, average in self.averages.items():
-            average.copy_(found.averages()[name])
+        found.restore(self.names, self.averages, self.optimizer, self.scaler)
         self.at = found.position
 
     def begin_step(self) -> None:
@@ -360,7 +358,7 @@ class Run:
     def _average(self) -> None:
         """Takes the step's weights into the average.
 
-        Early steps count for more, so that where the run began is soon forgotten.
+        The decay grows to the recipe's, so that where the run began is soon forgotten.
         """
         if self.averages:
             steps = self.at.step
@@ -371,16 +369,19 @@ class Run:
     @contextlib.contextmanager
     def _averaged(self) -> Iterator[None]:
         """Within, the encoder has the average for its weights, if there is one."""
-        own = [tensor.detach().clone() for tensor in self.tensors if self.averages]
-        self._set(list(self.averages.values()))
+        if not self.averages:
+            yield
+            return
+        own = [tensor.detach().clone() for tensor in self.tensors]
+        self._set(self.averages.values())
         try:
             yield
         finally:
             self._set(own)
 
     @torch.no_grad()
-    def _set(self, values: Sequence[torch.Tensor]) -> None:
-        for tensor, value in zip(self.tensors, values, strict=bool(values)):
+    def _set(self, values: Iterable[torch.Tensor]) -> None:
+        for tensor, value in zip(self.tensors, values, strict=True):
             tensor.copy_(value)
 
     def _fail(self, what: str) -> None:
