@@ -19,7 +19,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Options of glibc's mallopt (malloc.h)."""
 LARGEST_KEPT = (256 << 20, 32 << 20)
 """Bytes of the largest allocation that is not asked of the system each time; where the C library
-refuses one, the next is tried: before 2.35 it took no more than 32 MiB."""
+refuses one, the next is tried: older ones take no more than 32 MiB."""
 MOST_KEPT = 512 << 20
 """Bytes that stay at the heap's end when they are free."""
 

@@ -142,15 +142,11 @@ class PackedEncoder(ABC):
         for some in parts:
             place = slice(some[0].rows(of_texts).start, some[-1].rows(of_texts).stop)
             stream = some[0].stream if number >= some[0].lowest else None
-            if (
-                stream is not None
-                and (
-                    mask := keep_mask(
-                        stream, place.stop - place.start, width, self.hidden_dropout, self.device
-                    )
-                )
-                is not None
-            ):
+            if stream is None:
+                continue
+            own = place.stop - place.start
+            mask = keep_mask(stream, own, width, self.hidden_dropout, self.device)
+            if mask is not None:
                 places.append(place)
                 masks.append(mask)
         scale = keep_scale(self.hidden_dropout)
