@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from budgerigar import console, files
-from budgerigar.audit import cleaning, duplicates, inspection
+from budgerigar.audit import causes, cleaning, duplicates, inspection
 from budgerigar.audit import texts as text_audit
-from budgerigar.audit.cleaning import CAUSES, DROPPED
+from budgerigar.audit.causes import CAUSES, DROPPED
 from budgerigar.audit.findings import Finding
 from budgerigar.data import tables
 from budgerigar.data.texts import Texts
@@ -76,8 +76,8 @@ def found_in(
 
 def gone(findings: list[Finding], rows: int, *drop: str) -> dict[int, str]:
     """Row -> cause."""
-    causes_B = cleaning.causes(findings, frozenset(drop or DROPPED), rows)
-    return {row: CAUSES[cause] for row, cause in enumerate(causes_B) if cause != cleaning.STAYS}
+    causes_B = causes.of_rows(findings, frozenset(drop or DROPPED), rows)
+    return {row: CAUSES[cause] for row, cause in enumerate(causes_B) if cause != causes.STAYS}
 
 
 @pytest.fixture(autouse=True)

@@ -253,7 +253,7 @@ def test_the_average_is_kept_and_training_goes_on_without_it(base, examples, tmp
     average = None
     for step, weights in enumerate(own.states, 1):
         decay = min(0.8, (1 + step) / (10 + step))
-        # What it begins with is not reported; at no decay it has no part after 50 steps.
+        # What it begins with is not reported, and has no part left after 50 steps.
         before = average or weights
         average = {n: decay * before[n] + (1 - decay) * weights[n] for n in weights}
     assert apart(own.best[-1], average) < 1e-5
@@ -262,7 +262,7 @@ def test_the_average_is_kept_and_training_goes_on_without_it(base, examples, tmp
 
 def test_an_average_goes_on_from_a_checkpoint(base, examples, tmp_path):
     planned = [
-        Planned(select(), settings=replace(SETTINGS, averaging=0.9, checkpoint_steps=10_000)),
+        Planned(select(), settings=replace(SETTINGS, averaging=0.9)),
         Planned(select(), name="rmsprop"),
     ]
     whole, _, _ = train(base, examples, planned, tmp_path / "first", validate=better_each_time())

@@ -1,6 +1,6 @@
 """`budgie inspect --write`: the rows of a file that survive, and a table of what went and why.
 
-Which rows go is read out of the findings of the inspection; nothing is looked for again.
+`causes` says which rows go.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from budgerigar.audit.findings import Example, Finding, shortened
+from budgerigar.audit import causes
+from budgerigar.audit.causes import CAUSES, DROPPED, LEAKS, STAYS
+from budgerigar.audit.findings import Example, shortened
 from budgerigar.audit.inspection import STDIN, Inspection
 from budgerigar.audit.wording import Table as Printed
 from budgerigar.console import note, warn
-from budgerigar.data import near_duplicates
 from budgerigar.data.corpus import Corpus
 from budgerigar.data.delimited import ROWS
-from budgerigar.data.near_duplicates import Pairs
 from budgerigar.data.tables import Table, open_table
 from budgerigar.data.texts import no_rows
 from budgerigar.errors import DataError, RunError, nearest, told
@@ -31,20 +31,7 @@ from budgerigar.recipe import Data
 if TYPE_CHECKING:
     import pyarrow as pa
 
-CAUSES = (
-    "empty-texts", "duplicate-different-label", "leak", "near-leak", "label-suspect",
-    "near-duplicate-different-label", "odd-characters", "texts-cut", "markup",
-    "duplicate", "near-duplicate",
-)  # fmt: skip
-"""Codes of the findings whose rows can go, the most severe first; a row goes for the first that
-holds. Copies stand last: the first copy that nothing else takes is kept."""
-DROPPED = (
-    "empty-texts", "duplicate-different-label", "leak", "near-leak", "duplicate", "near-duplicate",
-)  # fmt: skip
-"""Those that go where `--drop` names none."""
-LEAKS = ("leak", "near-leak")
 SUFFIX = ".parquet"
-STAYS = -1
 SHOWN = 60
 """Characters of an example in the table."""
 OTHER_PLACE = "free the disk or choose another folder with --write; neither file is left"
@@ -145,7 +132,7 @@ class Cleaning:
             RunError: when the files cannot be written.
         """
         own = found.train
-        cause_B = causes(found.findings, self.drop, len(own.texts))
+        cause_B = causes.of_rows(found.findings, self.drop, len(own.texts))
         stays_B = cause_B == STAYS
         made = _causes_of(own, cause_B)
         if not stays_B.any():
@@ -273,75 +260,6 @@ def prepare(
     with _option_named():
         require_place(path)
     return Cleaning(source, *_opened(source, columns), path, frozenset(chosen))
-
-
-def causes(findings: Sequence[Finding], drop: frozenset[str], rows: int) -> np.ndarray:
-    """Why each row goes, as its place in `CAUSES`, or `STAYS`; `[B]`.
-
-    Args:
-        findings: of the inspection.
-        drop: codes whose rows go.
-        rows: of the file, B.
-    """
-    by_code = {one.code: one for one in findings if one.file == "train" or one.code in LEAKS}
-    first_B = np.arange(rows)
-    if (copies := by_code.get("duplicate")) is not None:
-        first_B[list(copies.rows)] = copies.details["first_rows"]
-    near = by_code.get("near-duplicate")
-    pairs_P2 = np.array(near.details["pairs"] if near is not None else [], np.int64).reshape(-1, 2)
-    cause_B = np.full(rows, STAYS)
-    for number, code in enumerate(CAUSES):
-        if code not in drop:
-            continue
-        stays_B = cause_B == STAYS
-        if code == "duplicate":
-            goes_B = _later_copies(first_B, stays_B)
-        elif code == "near-duplicate":
-            goes_B = _near_copies(first_B, pairs_P2, stays_B)
-        else:
-            goes_B = stays_B & _named(code, by_code, first_B, pairs_P2)
-        cause_B[goes_B] = number
-    return cause_B
-
-
-def _named(
-    code: str, by_code: dict[str, Finding], first_B: np.ndarray, pairs_P2: np.ndarray
-) -> np.ndarray:
-    """The rows that a finding names, and where it speaks of pairs, their copies too; a mask."""
-    finding = by_code.get(code)
-    rows = [] if finding is None else list(finding.rows)
-    if code in LEAKS:
-        rows = [] if finding is None else list(finding.details["train_rows"])
-    if code == "near-leak" and (leak := by_code.get("leak")) is not None:
-        # What is nearly the same as a row that stands in the other file is so as that text, too.
-        leaked_P2 = np.isin(pairs_P2, first_B[leak.details["train_rows"]])
-        rows += pairs_P2[leaked_P2[:, ::-1]].tolist()
-    named_B = np.isin(np.arange(len(first_B)), rows)
-    if code in ("near-leak", "near-duplicate-different-label"):
-        named_B = np.isin(first_B, first_B[named_B])
-    return named_B
-
-
-def _later_copies(first_B: np.ndarray, stays_B: np.ndarray) -> np.ndarray:
-    """Of equal texts all that still stay but the first; a mask."""
-    rows = np.flatnonzero(stays_B)
-    firsts = np.unique(first_B[rows], return_index=True)[1]
-    goes_B = stays_B.copy()
-    goes_B[rows[firsts]] = False
-    return goes_B
-
-
-def _near_copies(first_B: np.ndarray, pairs_P2: np.ndarray, stays_B: np.ndarray) -> np.ndarray:
-    """Rows that are nearly the same as an earlier one, and their copies; a mask.
-
-    Where that and other causes would leave nothing of a group, its first text stays.
-    """
-    goes_B = stays_B & np.isin(first_B, pairs_P2[:, 1])
-    pairs = Pairs(pairs_P2[:, 0], pairs_P2[:, 1], np.ones(len(pairs_P2)))
-    group_B = near_duplicates.joined(first_B, pairs)
-    lost = np.flatnonzero(goes_B & ~np.isin(group_B, group_B[stays_B & ~goes_B]))
-    firsts = lost[np.unique(group_B[lost], return_index=True)[1]]
-    return goes_B & ~np.isin(first_B, first_B[firsts])
 
 
 def _causes_of(own: Corpus, cause_B: np.ndarray) -> tuple[Cause, ...]:
