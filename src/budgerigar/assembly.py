@@ -61,6 +61,7 @@ def loop_settings(recipe: Recipe, class_weights: tuple[float, ...] | None = None
         loss=loss_of(recipe),
         class_weights=class_weights,
         early_stopping=recipe.early_stopping,
+        checkpoint_seconds=recipe.checkpoint_seconds,
         checkpoint_steps=recipe.checkpoint_steps,
         schedule=recipe.schedule.name,
         warmup=recipe.schedule.warmup,

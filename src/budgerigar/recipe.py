@@ -381,8 +381,10 @@ class Recipe(Part):
     """Weight of each class in the loss; `balanced` is inverse to its training rows."""
     early_stopping: Positive | None = None
     """Epochs without a better validation accuracy after which the run ends."""
-    checkpoint_steps: Positive = 100
-    """Steps between checkpoints; each epoch ends with one besides."""
+    checkpoint_seconds: Rate = 30.0
+    """Seconds between checkpoints; each epoch ends with one besides."""
+    checkpoint_steps: Positive | None = None
+    """Steps after which there is one in any case."""
     seed: Seed = 42
     """Of the head, the adapter, the order of texts and dropout, and of the splits unless
     `data.seed` is."""

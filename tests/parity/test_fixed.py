@@ -44,8 +44,10 @@ def runs_over(base, targets, ranks, dropouts=NO_DROPOUT, rate=0.0):
 
 
 def fixed_batch(runs, prepared) -> FixedBatch:
-    device = runs[0].device
-    texts = DeviceTexts(prepared, torch.float32, device)
+    rows = prepared.rows
+    if not isinstance(rows, torch.Tensor):
+        rows = torch.from_numpy(np.array(rows)).to(runs[0].device)
+    texts = DeviceTexts(prepared, rows)
     batch = FixedBatch(texts, texts.shape(ROWS_NB))
     batch.rows_NB.copy_(torch.from_numpy(ROWS_NB))
     return batch
@@ -134,6 +136,7 @@ def test_replayed_rounds_train_as_rounds_that_are_computed(base_of, name, dropou
                 tensors=[one.tensor for one in run.trainables()],
                 loss=torch.nn.functional.cross_entropy,
                 clip=1.0,
+                pace=0,
             )
             for run in runs
         ]

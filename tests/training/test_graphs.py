@@ -10,7 +10,7 @@ import test_loop
 import torch
 from test_loop import SETTINGS, STEPS, Planned, apart, base, examples, select, train
 
-from budgerigar.encoder import engine
+from budgerigar.encoder import frozen
 from budgerigar.encoder.dropout import Dropouts
 from budgerigar.encoder.lora import LowRank
 from budgerigar.training import checkpoint, graphs, loop
@@ -54,7 +54,8 @@ def rounds(monkeypatch):
         return step(self, rows_NB, seed)
 
     monkeypatch.setattr(loop, "RECORDS", ("cpu",))
-    monkeypatch.setattr(engine, "has_room", lambda texts: True)
+    monkeypatch.setattr(frozen, "KEEP", ("cpu",))
+    monkeypatch.setattr(frozen, "has_room", lambda size: True)
     monkeypatch.setattr(graphs.GraphedRounds, "_record", record)
     monkeypatch.setattr(graphs.GraphedRounds, "step", counted)
     return seen

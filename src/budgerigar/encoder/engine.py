@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from budgerigar.encoder.attention import Ragged
-from budgerigar.encoder.fixed import DeviceTexts, FixedBatch, has_room
+from budgerigar.encoder.fixed import DeviceTexts, FixedBatch
 from budgerigar.encoder.frozen import FrozenBase, Packing, PrefixedTexts
 from budgerigar.encoder.interface import Tokens, Trainable, require_same
 from budgerigar.encoder.lora import Factors
@@ -144,7 +144,7 @@ def logits(texts: Tokens, shares: Sequence[Share]) -> list[torch.Tensor]:
 
 
 def texts_on_device(texts: Tokens, encoder: PackedEncoder) -> DeviceTexts | str:
-    """The texts' frozen prefix, kept where an encoder computes, for `fixed_logits`.
+    """Texts whose frozen prefix the device keeps, for `fixed_logits`.
 
     Returns:
         Why that cannot be, in words, where it cannot.
@@ -157,9 +157,9 @@ def texts_on_device(texts: Tokens, encoder: PackedEncoder) -> DeviceTexts | str:
         return "no layer is frozen, or the cache has no room for what they give"
     if texts.layers == encoder.depth:
         return "only the head trains"
-    if not has_room(texts):
+    if not isinstance(texts.rows, torch.Tensor):
         return "the GPU has no room for what the frozen layers give"
-    return DeviceTexts(texts, encoder.number_type, encoder.device)
+    return DeviceTexts(texts, texts.rows)
 
 
 def fixed_logits(
@@ -199,10 +199,22 @@ def _above(
     if start < encoder.depth:
         hidden = encoder.run_layers(hidden, where, range(start, encoder.depth - 1), members)
         hidden = encoder.run_last_layer(hidden, where, members)
+    heads = [run.adapter.head for run in runs]
+    if len(runs) > 1 and members[0].stream is members[1].stream is not None and _alike(heads):
+        # One stream draws for all: their shares are equal.
+        together = {path: torch.stack([head[path] for head in heads]) for path in heads[0]}
+        by_run = hidden.unflatten(0, (len(runs), -1))
+        return list(encoder.logits(by_run, together, members[0].stream).unbind())
     return [
-        encoder.logits(hidden[member.texts], run.adapter.head, member.stream)
-        for run, member in zip(runs, members, strict=True)
+        encoder.logits(hidden[member.texts], head, member.stream)
+        for head, member in zip(heads, members, strict=True)
     ]
+
+
+def _alike(heads: Sequence[Head]) -> bool:
+    """Whether heads have the same tensors, but for their values."""
+    shapes = [{path: tensor.shape for path, tensor in head.items()} for head in heads]
+    return all(one == shapes[0] for one in shapes)
 
 
 def _members(shares: Sequence[Share], batch: Packing) -> list[Member]:

@@ -22,10 +22,6 @@ ROWS = 128
 """A run has a multiple of so many rows."""
 SHORTEST = 64
 """Places of a text in the padded view are so many, or twice as often as needed so many."""
-CHUNK = 1 << 16
-"""Rows that go to the device at a time."""
-FREE_SHARE = 0.5
-"""The kept prefix moves to the device where it takes at most this share of its free memory."""
 
 
 @dataclass(frozen=True)
@@ -39,27 +35,20 @@ class Shape:
 
 
 class DeviceTexts:
-    """A frozen prefix's output on the device.
+    """Texts whose frozen prefix's output the device keeps.
 
     Args:
-        texts: with the prefix's output for every token.
-        number_type: of the rows.
-        device: where.
+        texts: the texts.
+        rows: what is kept, `[T, D]`.
 
     Attributes:
         layers: of the prefix.
     """
 
-    def __init__(
-        self, texts: PrefixedTexts, number_type: torch.dtype, device: torch.device
-    ) -> None:
-        self.layers = texts.layers
-        self.rows = torch.empty(texts.rows.shape, dtype=number_type, device=device)
-        for first in range(0, len(texts.rows), CHUNK):
-            rows = torch.from_numpy(np.array(texts.rows[first : first + CHUNK]))
-            self.rows[first : first + len(rows)] = rows.view(number_type).to(device)
+    def __init__(self, texts: PrefixedTexts, rows: torch.Tensor) -> None:
+        self.layers, self.rows = texts.layers, rows
         self.lengths = np.diff(np.asarray(texts.row_offsets))
-        self.offsets_B = torch.from_numpy(np.asarray(texts.row_offsets, np.int64)).to(device)
+        self.offsets_B = torch.from_numpy(np.asarray(texts.row_offsets, np.int64)).to(rows.device)
 
     def shape(self, rows_NB: np.ndarray) -> Shape:
         """The shape of the batch that texts go in."""
@@ -68,12 +57,6 @@ class DeviceTexts:
         rows, longest = int(lengths_NB.sum(1).max()) + 1, int(lengths_NB.max()) + 1
         places = max(SHORTEST, 1 << (longest - 1).bit_length())
         return Shape(len(rows_NB), rows_NB.shape[1], -(-rows // ROWS) * ROWS, places)
-
-
-def has_room(texts: PrefixedTexts) -> bool:
-    """Whether the current CUDA device has room for a frozen prefix's output."""
-    free, _ = torch.cuda.mem_get_info()
-    return bool(texts.rows.nbytes <= FREE_SHARE * free)
 
 
 class FixedBatch:
@@ -111,7 +94,12 @@ class FixedBatch:
         place_L = torch.arange(shape.places, device=device)
         inside_BL = place_L < lengths_B[:, None]
         token_BL = starts_B[:, None] + torch.where(inside_BL, place_L, 0)
-        starts_NS = torch.cat([starts_B.view(shape.runs, -1), ends_NB[:, -1:]], 1)
+        # Idle rows see one another in stretches no longer than a text's places: a kernel of
+        # GPUs takes as many steps as the longest stretch needs.
+        idle_I = torch.arange(0, shape.rows - shape.texts, shape.places, device=device)
+        run_ends_N = torch.arange(shape.rows, all_rows + 1, shape.rows, device=device)
+        idle_NI = torch.minimum(ends_NB[:, -1:] + idle_I, run_ends_N[:, None])
+        starts_NS = torch.cat([starts_B.view(shape.runs, -1), idle_NI], 1)
         ends_S = torch.cat([starts_NS.flatten(), row_T[-1:] + 1]).int()
         texts = shape.runs * shape.texts
         view = Group(0, texts, shape.places, torch.arange(texts, device=device), ~inside_BL)
@@ -128,6 +116,6 @@ class FixedBatch:
             idle=None,
             groups=(view,),
             ends_S=ends_S,
-            longest=shape.rows,
+            longest=shape.places,
         )
         return hidden_TD, where

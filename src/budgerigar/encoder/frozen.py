@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from budgerigar.console import note
+from budgerigar.console import Progress, note
 from budgerigar.encoder.attention import Ragged, ragged
 from budgerigar.encoder.interface import Tokens
 from budgerigar.encoder.model import Member, PackedEncoder
@@ -23,6 +23,12 @@ PASS_TOKENS = {"cpu": 4_096, "cuda": 65_536}
 """Tokens that go through the layers together at most, unless one text or one run's batch has
 more: enough for products to run at their full rate, on the CPU few enough for what stands
 between them to stay in its caches."""
+
+KEEP = ("cuda",)
+"""Devices that keep a prefix's output in their own memory where it has room: a GPU computes it
+sooner than a disk gives it."""
+FREE_SHARE = 0.5
+"""It may take this share of the memory that is free."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +88,15 @@ class PrefixedTexts:
     Attributes:
         texts: the texts themselves.
         layers: how many layers the prefix has.
-        rows: `[T, D]`, or `[B, D]` where nothing above the prefix reads more than token 0.
+        rows: `[T, D]`, or `[B, D]` where nothing above the prefix reads more than token 0: a
+            mapped file, 16 bits as `uint16`, or a tensor of the products' number type on the
+            device that computes.
         row_offsets: first row of each text, `[B + 1]`.
     """
 
     texts: Tokens
     layers: int
-    rows: np.ndarray
+    rows: np.ndarray | torch.Tensor
     row_offsets: np.ndarray
 
     @property
@@ -108,11 +116,14 @@ class PrefixedTexts:
         """Token ids and offsets of some texts."""
         return self.texts.batch(rows)
 
-    def read(self, texts: np.ndarray) -> np.ndarray:
-        """The prefix's output for some texts, packed in the order given."""
+    def read(self, texts: np.ndarray) -> torch.Tensor:
+        """The prefix's output for some texts, as it is kept, packed in the order given."""
+        if isinstance(self.rows, torch.Tensor):
+            numbers = torch.from_numpy(rows_of_texts(self.row_offsets, texts))
+            return self.rows.index_select(0, numbers.to(self.rows.device))
         starts, ends = self.row_offsets[texts], self.row_offsets[texts + 1]
         pieces = [self.rows[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
-        return np.concatenate(pieces)
+        return torch.from_numpy(np.concatenate(pieces))
 
 
 class FrozenBase:
@@ -161,8 +172,20 @@ class FrozenBase:
             "content": content_hash(texts),
         }
 
+        if encoder.device.type in KEEP and has_room(layout.size):
+            return PrefixedTexts(
+                texts, layers, self._on_device(texts, layers, layout, label), offsets
+            )
+
         def compute(first: int, last: int) -> np.ndarray:
-            return self._rows_of(texts, layers, np.arange(first, last), offsets[first : last + 1])
+            found = np.empty(
+                (int(offsets[last] - offsets[first]), layout.width), layout.number_type
+            )
+            bounds = offsets[first : last + 1] - offsets[first]
+            for rows, content in self._passes(texts, layers, np.arange(first, last), bounds):
+                stored = content.cpu()
+                found[rows] = (stored.view(torch.uint16) if sixteen else stored).numpy()
+            return found
 
         rows = self._cache.open(about, layout, compute, label)
         if rows is not None:
@@ -184,11 +207,10 @@ class FrozenBase:
     def stored(self, texts: PrefixedTexts, batch: Packing) -> tuple[torch.Tensor, Ragged]:
         """The prefix's output for a batch from what is kept, float32, idle rows zero."""
         encoder = self.encoder
-        content = np.zeros((batch.all_rows, encoder.width), texts.rows.dtype)
+        hidden = torch.zeros((batch.all_rows, encoder.width), device=encoder.device)
         for own, rows in batch.texts_rows():
-            content[rows] = texts.read(own)
-        # A GPU gets 16 bits a value, in one piece.
-        hidden = torch.from_numpy(content).view(encoder.number_type).to(encoder.device).float()
+            # A GPU gets 16 bits a value.
+            hidden[rows] = texts.read(own).view(encoder.number_type).to(encoder.device)
         return hidden, ragged(batch.starts_B, batch.lengths_B, batch.all_rows, encoder.device)
 
     @torch.no_grad()
@@ -211,37 +233,64 @@ class FrozenBase:
             hidden = encoder.run_last_layer(hidden, where, members)
         return hidden.to(encoder.number_type).float(), where
 
-    def _rows_of(
-        self, texts: Tokens, layers: int, numbers: np.ndarray, offsets: np.ndarray
-    ) -> np.ndarray:
-        """The prefix's output for some texts, in their order, as the cache keeps it.
+    def _on_device(self, texts: Tokens, layers: int, layout: Layout, label: str) -> torch.Tensor:
+        """The prefix's output for all texts, in their order, where it is computed."""
+        encoder, done = self.encoder, 0
+        size = (int(layout.offsets[-1]), layout.width)
+        found = torch.empty(size, dtype=encoder.number_type, device=encoder.device)
+        with Progress(f"frozen layers of {label}", len(texts)) as bar:
+            for rows, content in self._passes(texts, layers, np.arange(len(texts)), layout.offsets):
+                found.index_copy_(0, torch.from_numpy(rows).to(encoder.device), content)
+                done += len(content)
+                bar.update(done * len(texts) // len(found))
+        return found
 
-        Texts of like length go through together; the order in the file is the texts' own.
+    def _passes(
+        self, texts: Tokens, layers: int, numbers: np.ndarray, offsets: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        """The prefix's output for some texts, of the products' number type, pass by pass, with
+        each row's place where they stand in their own order.
+
+        Texts of like length go through together.
+
+        Args:
+            texts: all texts.
+            layers: how many.
+            numbers: which texts, `[B]`.
+            offsets: the place of each one's first row, and the end, `[B + 1]`.
         """
         encoder = self.encoder
         lengths = np.diff(np.asarray(texts.offsets))[numbers]
         order = np.argsort(-lengths, kind="stable")
         ends = np.cumsum(lengths[order])
-        starts = offsets[:-1] - offsets[0]
-        found: np.ndarray | None = None
         first, tokens = 0, PASS_TOKENS[encoder.device.type]
         while first < len(order):
             before = ends[first - 1] if first else 0
             fitting = int(np.searchsorted(ends, before + tokens, side="right"))
             chosen = order[first : max(first + 1, fitting)]
             hidden, _ = self.compute(texts, self.pack(texts, [numbers[chosen]]), layers)
-            counts = np.diff(offsets)[chosen]
-            stored = hidden[: counts.sum()].to(encoder.number_type).cpu()
-            if encoder.number_type != torch.float32:
-                stored = stored.view(torch.uint16)
-            content = stored.numpy()
-            if found is None:
-                found = np.empty((int(offsets[-1] - offsets[0]), hidden.shape[1]), content.dtype)
-            within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-            found[np.repeat(starts[chosen], counts) + within] = content
+            rows = rows_of_texts(offsets, chosen)
+            yield rows, hidden[: len(rows)].to(encoder.number_type)
             first += len(chosen)
-        assert found is not None
-        return found
+
+
+def rows_of_texts(offsets: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    """The numbers of all rows of some texts, one text after another.
+
+    Args:
+        offsets: first row of each text there is, and the end.
+        texts: which, in their order.
+    """
+    counts = offsets[texts + 1] - offsets[texts]
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    numbers: np.ndarray = np.repeat(offsets[texts], counts) + within
+    return numbers
+
+
+def has_room(size: int) -> bool:
+    """Whether the current CUDA device has room for so many bytes of a prefix's output."""
+    free, _ = torch.cuda.mem_get_info()
+    return bool(size <= FREE_SHARE * free)
 
 
 def tokens_of(encoder: PackedEncoder, texts: Tokens, batch: Packing) -> tuple[np.ndarray, Ragged]:

@@ -93,7 +93,8 @@ class PackedEncoder(ABC):
 
     @abstractmethod
     def logits(self, pooled_BD: torch.Tensor, head: Head, stream: Stream | None) -> torch.Tensor:
-        """The head on a run's texts, `[B, C]`."""
+        """The head on a run's texts, `[B, C]`. Where fixed shapes are taken, also the heads of
+        several runs that are alike, stacked, on their texts `[N, B, D]`."""
 
     def uses(
         self, number: int, names: Sequence[str], members: Sequence[Member], of_texts: bool
@@ -154,16 +155,20 @@ class PackedEncoder(ABC):
             return None, 1.0
         if len(masks) == len(parts):
             return masks[0] if len(masks) == 1 else torch.cat(masks), scale
-        keep = torch.full((rows, width), -1, dtype=torch.int8, device=self.device)
+        keep = masks[0].new_full((rows, width), -1)
         scales = torch.ones((rows, 1), device=self.device)
         for place, mask in zip(places, masks, strict=True):
             keep[place], scales[place] = mask, scale
         return keep, scales
 
     def drop(self, x: torch.Tensor, rate: float, stream: Stream | None) -> torch.Tensor:
-        """Dropout of one run's rows; as they are without a stream."""
-        keep = None if stream is None else keep_mask(stream, len(x), x.shape[1], rate, self.device)
-        return x if keep is None else masked(x, keep) * keep_scale(rate)
+        """Dropout of rows `[..., D]`, of one run or of several with one stream; as they are
+        without a stream."""
+        if stream is None:
+            return x
+        rows, width = x.numel() // x.shape[-1], x.shape[-1]
+        keep = keep_mask(stream, rows, width, rate, self.device)
+        return x if keep is None else masked(x, keep.view(x.shape)) * keep_scale(rate)
 
 
 def _side_by_side(members: Sequence[Member]) -> list[Sequence[Member]]:
@@ -174,8 +179,12 @@ def _side_by_side(members: Sequence[Member]) -> list[Sequence[Member]]:
 
 
 def linear(x: torch.Tensor, head: Head, path: str) -> torch.Tensor:
-    """A layer of a head."""
-    return F.linear(x, head[f"{path}.weight"], head.get(f"{path}.bias"))
+    """A layer of a head, or of several that are stacked."""
+    weight, bias = head[f"{path}.weight"], head.get(f"{path}.bias")
+    if weight.dim() == 2:
+        return F.linear(x, weight, bias)
+    y = torch.bmm(x, weight.mT)
+    return y if bias is None else y + bias[:, None]
 
 
 def on_device(numbers: np.ndarray, device: torch.device) -> torch.Tensor:

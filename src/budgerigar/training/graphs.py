@@ -8,7 +8,8 @@ numbers of the texts, the rates, and the seed of the dropout.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,10 @@ from budgerigar.encoder import engine
 from budgerigar.encoder.engine import PackedClassifier
 from budgerigar.encoder.fixed import DeviceTexts, FixedBatch, Shape
 from budgerigar.encoder.interface import Encoder, Tokens
-from budgerigar.training.optimizer import CAPTURABLE, name_of
+from budgerigar.training.optimizer import CAPTURABLE, Together, name_of
+
+CLIP_EPSILON = 1e-6
+"""Added to a norm that divides, as `torch.nn.utils.clip_grad_norm_` does."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Step:
         tensors: what trains.
         loss: mean loss from logits `[B, C]` and labels `[B]`, weighted by class.
         clip: the largest norm of the gradients; infinite where they are not clipped.
+        pace: runs with equal ones have the same share of their peak rates in every round.
     """
 
     encoder: Encoder
@@ -39,6 +44,7 @@ class Step:
     tensors: Sequence[torch.nn.Parameter]
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     clip: float
+    pace: Hashable
 
 
 @dataclass
@@ -64,6 +70,11 @@ class GraphedRounds:
         self._encoders = [one.encoder for one in steps if isinstance(one.encoder, PackedClassifier)]
         device = texts.rows.device
         self._labels_B = torch.from_numpy(labels).to(device)
+        self._clips_N = torch.tensor([one.clip for one in steps], device=device)
+        alike: dict[Hashable, list[torch.optim.Optimizer]] = {}
+        for one in steps:
+            alike.setdefault((type(one.optimizer), one.pace), []).append(one.optimizer)
+        self._optimizers = [Together(some) for some in alike.values()]
         self._stream = torch.Generator(device)
         self._pool: Any = None
         self._recorded: dict[Shape, _Recorded] = {}
@@ -108,19 +119,46 @@ class GraphedRounds:
     def _compute(self, batch: FixedBatch) -> torch.Tensor:
         """A round: every run's loss, then every run's norm of gradients, `[2 * N]`."""
         labels_NB = self._labels_B[batch.rows_NB]
-        logits = engine.fixed_logits(batch, self._encoders, self._stream)
-        losses = [
-            one.loss(logits_BC, labels_B)
-            for one, logits_BC, labels_B in zip(self._steps, logits, labels_NB, strict=True)
-        ]
         for one in self._steps:
             one.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(losses)
-        norms = []
-        for one in self._steps:
-            norms.append(torch.nn.utils.clip_grad_norm_(one.tensors, one.clip))
-            one.optimizer.step()
-        return torch.stack([*(loss.detach() for loss in losses), *norms])
+        with _tensor_cores():
+            logits = engine.fixed_logits(batch, self._encoders, self._stream)
+            losses = [
+                one.loss(logits_BC, labels_B)
+                for one, logits_BC, labels_B in zip(self._steps, logits, labels_NB, strict=True)
+            ]
+            torch.autograd.backward(losses)
+        norms_N = self._clip()
+        for optimizer in self._optimizers:
+            optimizer.step()
+        return torch.cat([torch.stack([loss.detach() for loss in losses]), norms_N])
+
+    def _clip(self) -> torch.Tensor:
+        """Clips every run's gradients to its largest norm, as torch does for one (Pascanu et al.
+        2013, arXiv:1211.5063, section 3.2); gives the norms before, `[N]`."""
+        gradients = [
+            [tensor.grad for tensor in one.tensors if tensor.grad is not None]
+            for one in self._steps
+        ]
+        norms = torch.stack(torch._foreach_norm([one for own in gradients for one in own]))
+        parts = norms.split([len(own) for own in gradients])
+        norms_N = torch.stack([torch.linalg.vector_norm(part) for part in parts])
+        shares_N = (self._clips_N / (norms_N + CLIP_EPSILON)).clamp(max=1.0)
+        for own, share in zip(gradients, shares_N, strict=True):
+            torch._foreach_mul_(own, share)
+        return norms_N
+
+
+@contextlib.contextmanager
+def _tensor_cores() -> Iterator[None]:
+    """Within, products of float32 round their factors to 10 bits and run on the tensor cores:
+    what they work on comes from products of 16 bits, which have fewer."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def texts_for(steps: Sequence[Step], examples: Tokens) -> DeviceTexts | str:

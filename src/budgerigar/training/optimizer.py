@@ -95,6 +95,38 @@ def build(
     )
 
 
+class Together:
+    """Takes the steps of several optimizers of one class at once, over their states.
+
+    Groups that are alike, of whichever optimizer, are one for it, with the rate of the first:
+    rates of groups with the same peak must be the same in every step.
+    """
+
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        groups: dict[str, dict[str, Any]] = {}
+        self._firsts: list[dict[str, Any]] = []
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                named = sorted(set(group) - {"params", "lr"})
+                alike = repr([(name, group[name]) for name in named])
+                if alike not in groups:
+                    groups[alike] = {**group, "params": []}
+                    self._firsts.append(group)
+                groups[alike]["params"].extend(group["params"])
+        self._one = CLASSES[name_of(optimizers[0])](list(groups.values()))
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                # The very same: a first step fills them.
+                states = {tensor: optimizer.state[tensor] for tensor in group["params"]}
+                self._one.state.update(states)
+
+    def step(self) -> None:
+        """Every optimizer's step, with the rates that are set now."""
+        for group, first in zip(self._one.param_groups, self._firsts, strict=True):
+            group["lr"] = first["lr"]
+        self._one.step()
+
+
 def name_of(optimizer: torch.optim.Optimizer) -> str:
     """Its key in `CLASSES`."""
     return next(name for name, made in CLASSES.items() if type(optimizer) is made)

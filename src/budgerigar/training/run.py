@@ -36,7 +36,8 @@ class LoopSettings:
     loss: Loss
     class_weights: tuple[float, ...] | None
     early_stopping: int | None
-    checkpoint_steps: int
+    checkpoint_seconds: float
+    checkpoint_steps: int | None
     schedule: str
     warmup: float
     seed: int
@@ -165,6 +166,7 @@ class Run:
         self.rows = np.empty(0, np.int64)
         self._first = 0
         self._rate = self._loss = 0.0
+        self._saved = time.monotonic()
         self._norm: float | None = None
 
     def graphed_step(self) -> graphs.Step:
@@ -175,6 +177,7 @@ class Run:
             tensors=self.tensors,
             loss=lambda logits_BC, labels_B: self._share(logits_BC, labels_B, labels_B),
             clip=self._clip,
+            pace=(self.settings.schedule, self.settings.warmup, self.total, self.at.step),
         )
 
     @property
@@ -311,10 +314,14 @@ class Run:
 
     def wants_checkpoint(self) -> bool:
         """Whether this moment of the run is to be kept."""
-        return bool(self.at.failure) or self.at.step % self.settings.checkpoint_steps == 0
+        steps = self.settings.checkpoint_steps
+        if self.at.failure or (steps is not None and self.at.step % steps == 0):
+            return True
+        return time.monotonic() - self._saved >= self.settings.checkpoint_seconds
 
     def save(self) -> None:
         """Writes a checkpoint of this moment."""
+        self._saved = time.monotonic()
         checkpoint.save(
             self.around.checkpoints,
             self.at,
