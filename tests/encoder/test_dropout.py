@@ -7,14 +7,14 @@ import pytest
 import torch
 from scipy import stats
 
-from budgerigar.encoder.dropout import VALUES, keep_mask, keep_scale, masked, stream
+from budgerigar.encoder.dropout import VALUES, all_kept, keep_mask, keep_scale, masked, stream
 
 CPU = torch.device("cpu")
 RATES = [0.05, 0.1, 0.25, 0.5, 0.9]
 
 
 def mask(*numbers: int, rows: int = 40, width: int = 30, rate: float = 0.3) -> torch.Tensor:
-    return keep_mask(stream(*numbers), rows, width, rate, CPU).bool()
+    return keep_mask(stream(*numbers), rows, width, rate, CPU, torch.float32).bool()
 
 
 @pytest.mark.parametrize("rate", RATES)
@@ -22,6 +22,26 @@ def test_the_share_that_is_kept_is_the_inverse_of_the_scale(rate):
     drawn = mask(1, 2, rows=2_000, width=100, rate=rate)
     found = stats.binomtest(int(drawn.sum()), drawn.numel(), 1 / keep_scale(rate))
     assert found.pvalue > 1e-4
+
+
+@pytest.mark.parametrize("number_type", [torch.bfloat16, torch.float32])
+def test_one_stream_of_all_runs_keeps_the_same_share(number_type):
+    torchs = torch.Generator().manual_seed(5)
+    keep = keep_mask(torchs, 300, 200, 0.1, CPU, number_type)
+    x = torch.randn(300, 200).to(number_type)
+    assert keep.dtype == number_type
+    assert set(keep.unique().tolist()) == {0.0, 1.0}
+    share = float(keep.float().mean())
+    assert share == pytest.approx(1 / keep_scale(0.1), abs=4 * 0.3 / 60_000**0.5)
+    assert torch.equal(masked(x, keep), torch.where(keep.bool(), x, torch.zeros_like(x)))
+
+
+@pytest.mark.parametrize("is_torchs", [False, True])
+def test_a_mask_that_keeps_everything(is_torchs):
+    one = torch.Generator() if is_torchs else stream(1)
+    like = keep_mask(one, 5, 7, 0.3, CPU, torch.float32)
+    x = torch.randn(9, 7)
+    assert torch.equal(masked(x, all_kept(like, 9)), x)
 
 
 @pytest.mark.parametrize("rate", [*RATES, 1e-9, 1 / 3, 0.999])
@@ -43,8 +63,8 @@ def test_rows_columns_and_draws_are_independent():
 def test_the_same_numbers_give_the_same_masks():
     one, two = stream(17, 4), stream(17, 4)
     for rows, width in ((3, 5), (7, 11), (40, 30)):
-        first = keep_mask(one, rows, width, 0.3, CPU)
-        assert torch.equal(first, keep_mask(two, rows, width, 0.3, CPU))
+        first = keep_mask(one, rows, width, 0.3, CPU, torch.float32)
+        assert torch.equal(first, keep_mask(two, rows, width, 0.3, CPU, torch.float32))
         assert (first.shape, first.dtype) == ((rows, width), torch.int8)
 
 
@@ -53,23 +73,23 @@ def test_other_numbers_and_later_draws_give_other_masks(numbers):
     drawn = mask(17, 4)
     assert not torch.equal(drawn, mask(*numbers))
     once = stream(17, 4)
-    keep_mask(once, 40, 30, 0.3, CPU)
-    assert not torch.equal(drawn, keep_mask(once, 40, 30, 0.3, CPU).bool())
+    keep_mask(once, 40, 30, 0.3, CPU, torch.float32)
+    assert not torch.equal(drawn, keep_mask(once, 40, 30, 0.3, CPU, torch.float32).bool())
 
 
 def test_a_stream_does_not_touch_another():
     one, two = stream(1), stream(2)
-    alone = [keep_mask(one, 9, 9, 0.5, CPU) for _ in range(3)]
+    alone = [keep_mask(one, 9, 9, 0.5, CPU, torch.float32) for _ in range(3)]
     one = stream(1)
     for expected in alone:
-        assert torch.equal(keep_mask(one, 9, 9, 0.5, CPU), expected)
-        keep_mask(two, 5, 3, 0.1, CPU)
+        assert torch.equal(keep_mask(one, 9, 9, 0.5, CPU, torch.float32), expected)
+        keep_mask(two, 5, 3, 0.1, CPU, torch.float32)
 
 
 def test_a_rate_of_nothing_draws_nothing():
     generator = stream(1)
     before = generator.bit_generator.state
-    assert keep_mask(generator, 5, 5, 0.0, CPU) is None
+    assert keep_mask(generator, 5, 5, 0.0, CPU, torch.float32) is None
     assert keep_scale(0.0) == 1.0
     np.testing.assert_equal(generator.bit_generator.state, before)
 
@@ -110,7 +130,7 @@ def test_any_shape_can_be_drawn(size):
 @pytest.mark.parametrize("number_type", [torch.bfloat16, torch.float16, torch.float32])
 def test_masked_is_a_product_with_the_mask_in_both_directions(number_type):
     x = torch.randn(40, 30).to(number_type).requires_grad_()
-    keep = keep_mask(stream(8), 40, 30, 0.3, CPU)
+    keep = keep_mask(stream(8), 40, 30, 0.3, CPU, torch.float32)
     toward = torch.randn(40, 30).to(number_type)
     result = masked(x, keep)
     result.backward(toward)

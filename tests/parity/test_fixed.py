@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_engine import SIX, along_a_direction, base_of, largest_difference, texts_of
 
 from budgerigar.encoder import cohort, engine, paths
@@ -12,6 +14,7 @@ from budgerigar.encoder.budget import Selection
 from budgerigar.encoder.cohort import Batch
 from budgerigar.encoder.dropout import Dropouts
 from budgerigar.encoder.fixed import DeviceTexts, FixedBatch
+from budgerigar.encoder.frozen import PrefixedTexts
 from budgerigar.encoder.lora import LowRank
 from budgerigar.training import graphs, optimizer
 from budgerigar.training.optimizer import Rates
@@ -77,6 +80,32 @@ def test_logits_and_gradients(base_of, family, targets, ranks):
     for own, wanted in zip(gradients(runs, found), expected_gradients, strict=True):
         largest = max(float(gradient.abs().max()) for gradient in wanted.values())
         assert largest_difference(own, wanted) < 1e-5 * max(1.0, largest)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 90), min_size=6, max_size=6),
+    rows=st.lists(st.permutations(range(6)), min_size=1, max_size=4),
+)
+def test_no_stretch_is_longer_than_a_texts_places(lengths, rows):
+    """What sees one another: texts, and stretches of idle rows; together they are every row."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    content = torch.zeros(int(offsets[-1]), 4)
+    prefixed = PrefixedTexts(texts_of(lengths), 2, content, offsets)
+    texts, rows_NB = DeviceTexts(prefixed, content), np.array(rows)[:, :3]
+    shape = texts.shape(rows_NB)
+    batch = FixedBatch(texts, shape)
+    batch.rows_NB.copy_(torch.from_numpy(rows_NB))
+    _, where = batch.read()
+    ends = where.ends_S.numpy()
+    stretches = np.diff(ends)
+    assert (ends[0], ends[-1]) == (0, shape.runs * shape.rows)
+    assert stretches.min() >= 0
+    assert stretches.max() <= where.longest == shape.places
+    firsts = where.first_B.numpy()
+    assert set(firsts) <= set(ends)
+    for first, length in zip(firsts, np.array(lengths)[rows_NB].ravel(), strict=True):
+        assert first + length in ends
 
 
 def test_gradients_under_dropout_are_those_of_the_function_computed(base_of):
@@ -150,7 +179,7 @@ def test_replayed_rounds_train_as_rounds_that_are_computed(base_of, name, dropou
             for one in steps:
                 optimizer.set_rates(one.optimizer, 1.0 - number / 12)
             rows_NB = np.random.default_rng(number).permutation(6).reshape(3, 2)
-            figures.append(rounds.step(rows_NB, number))
+            figures.append(rounds.step(rows_NB, number).read())
         ended.append((figures, [run.state() for run in runs]))
     (replayed, states), (computed, expected) = ended
     assert np.allclose(replayed, computed, rtol=0.02, atol=1e-3)

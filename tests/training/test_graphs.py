@@ -114,6 +114,10 @@ def test_a_run_whose_numbers_run_away_ends_alone(sixteen, examples, rounds, tmp_
     without_graphs(monkeypatch)
     _, (expected,), _ = train(sixteen, examples, [calm], tmp_path / "alone")
     assert apart(states[1], expected) < CLOSE
+    # Its end was seen a round late, and is told as if it had been seen at once.
+    known, _, (outcome,) = train(sixteen, examples, [wild], tmp_path / "wild")
+    assert (outcomes[0].steps, outcomes[0].failure.what) == (outcome.steps, outcome.failure.what)
+    assert len(kept[0].steps) == len(known[0].steps) == outcome.steps
 
 
 def test_a_run_goes_on_from_a_checkpoint(sixteen, examples, rounds, tmp_path):

@@ -230,6 +230,17 @@ def test_runs_go_on_from_the_last_moment_that_all_have_kept(base, examples, tmp_
     assert kept[1].losses == whole[1].losses[48:]
 
 
+@pytest.mark.parametrize("seconds", [0.0, 1e9])
+def test_checkpoints_are_written_by_the_clock(base, examples, seconds, tmp_path, monkeypatch):
+    asked = Planned(select(), settings=replace(SETTINGS, steps=7, checkpoint_seconds=seconds))
+    saved, save = [], checkpoint.save
+    monkeypatch.setattr(
+        checkpoint, "save", lambda *about: [saved.append(about[1].step), save(*about)]
+    )
+    train(base, examples, [asked], tmp_path)
+    assert saved == (list(range(1, 8)) if seconds == 0 else [7])
+
+
 def test_without_a_common_moment_all_begin_anew(base, examples, tmp_path):
     train(base, examples, [Planned(select())], tmp_path)
     assert checkpoint.newest_common([tmp_path / "0"])[0] is not None

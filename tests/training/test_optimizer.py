@@ -45,6 +45,39 @@ def test_each_parameter_stands_in_exactly_one_group():
     assert all(group["lr"] == group["peak"] * 0.25 for group in made.param_groups)
 
 
+@pytest.mark.parametrize("name", optimizer.CAPTURABLE)
+def test_optimizers_that_step_together_step_as_each_alone(name):
+    """Of three runs the last has another option, so that its groups are its own."""
+    ended = []
+    for is_together in (False, True):
+        torch.manual_seed(2)
+        runs = [
+            [trainable("a", layer=3), trainable("b", layer=3), trainable("c", part="head")]
+            for _ in range(3)
+        ]
+        made = [
+            optimizer.build(own, RATES, name, {"eps": 1e-3 if number == 2 else 1e-8}, 0.01)
+            for number, own in enumerate(runs)
+        ]
+        together = optimizer.Together(made)
+        for step in range(4):
+            for own, one in zip(runs, made, strict=True):
+                optimizer.set_rates(one, 1 - step / 4)
+                for parameter in own:
+                    parameter.tensor.grad = torch.randn(3, 2)
+            for one in [together] if is_together else made:
+                one.step()
+        states = [[one.state[p.tensor] for p in own] for own, one in zip(runs, made, strict=True)]
+        ended.append(([[p.tensor for p in own] for own in runs], states))
+    (alone, states), (found, others) = ended
+    for own, other in zip(alone, found, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(own, other, strict=True))
+    for own, other in zip(states, others, strict=True):
+        for one, two in zip(own, other, strict=True):
+            assert set(one) == set(two) != set()
+            assert all(torch.equal(one[key], two[key]) for key in one)
+
+
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
 def test_every_optimizer_of_the_recipes_takes_its_options_and_steps(name):
     options = OPTIMIZERS[name](name=name).model_dump(exclude=SHARED_OPTIMIZER_FIELDS)

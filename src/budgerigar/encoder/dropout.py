@@ -48,12 +48,18 @@ def keep_scale(rate: float) -> float:
 
 
 def keep_mask(
-    generator: Stream, rows: int, width: int, rate: float, device: torch.device
+    generator: Stream,
+    rows: int,
+    width: int,
+    rate: float,
+    device: torch.device,
+    number_type: torch.dtype,
 ) -> torch.Tensor | None:
     """A mask `[rows, width]` for `masked`; None where every value is kept.
 
-    On the CPU int8, all bits set where a value is kept and none where it is dropped; on a GPU
-    bool, True where it is kept: there every kernel costs, and this takes one.
+    On the CPU int8, all bits set where a value is kept and none where it is dropped; on a GPU of
+    the products' number type, 1 where it is kept: one kernel draws it, and one of a single type
+    applies it.
     """
     dropped = _dropped(rate)
     if dropped == 0:
@@ -61,12 +67,17 @@ def keep_mask(
     if isinstance(generator, np.random.Generator) and device.type == "cuda":
         generator = torch.Generator(device).manual_seed(int(generator.integers(2**63)))
     if isinstance(generator, torch.Generator):
-        keep = torch.empty((rows, width), dtype=torch.bool, device=device)
+        keep = torch.empty((rows, width), dtype=number_type, device=device)
         return keep.bernoulli_(1 - dropped / VALUES, generator=generator)
     words = generator.bit_generator.random_raw(-(-rows * width // 8))
     # numpy compares bytes ten times as fast as torch does.
     kept = words.view(np.uint8)[: rows * width] >= dropped
     return torch.from_numpy(kept).view(rows, width).view(torch.int8).neg_()
+
+
+def all_kept(like: torch.Tensor, rows: int) -> torch.Tensor:
+    """A mask of another height that keeps everything."""
+    return like.new_full((rows, like.shape[1]), -1 if like.dtype == torch.int8 else 1)
 
 
 def masked(x: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor:
@@ -93,7 +104,7 @@ class _Masked(torch.autograd.Function):
 
 
 def _cleared(x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-    if keep.dtype == torch.bool:
+    if keep.dtype != torch.int8:
         return x * keep
     number = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
     return keep.to(number).bitwise_and_(x.view(number)).view(x.dtype)

@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from budgerigar.encoder.attention import Ragged
-from budgerigar.encoder.dropout import Stream, keep_mask, keep_scale, masked
+from budgerigar.encoder.dropout import Stream, all_kept, keep_mask, keep_scale, masked
 from budgerigar.encoder.lora import Factors, Use
 
 Head = Mapping[str, torch.Tensor]
@@ -124,7 +124,7 @@ class PackedEncoder(ABC):
         rate, keep_TI, scale = updates[0].dropout, None, updates[0].scale
         if stream is not None and rate:
             scale *= keep_scale(rate)
-            keep_TI = keep_mask(stream, rows.stop - rows.start, inputs, rate, self.device)
+            keep_TI = self._mask(stream, rows.stop - rows.start, inputs, rate)
         columns = slice(place * outputs, (place + 1) * outputs)
         return Use(tuple(updates), rows, columns, keep_TI, scale)
 
@@ -146,7 +146,7 @@ class PackedEncoder(ABC):
             if stream is None:
                 continue
             own = place.stop - place.start
-            mask = keep_mask(stream, own, width, self.hidden_dropout, self.device)
+            mask = self._mask(stream, own, width, self.hidden_dropout)
             if mask is not None:
                 places.append(place)
                 masks.append(mask)
@@ -155,7 +155,7 @@ class PackedEncoder(ABC):
             return None, 1.0
         if len(masks) == len(parts):
             return masks[0] if len(masks) == 1 else torch.cat(masks), scale
-        keep = masks[0].new_full((rows, width), -1)
+        keep = all_kept(masks[0], rows)
         scales = torch.ones((rows, 1), device=self.device)
         for place, mask in zip(places, masks, strict=True):
             keep[place], scales[place] = mask, scale
@@ -167,8 +167,11 @@ class PackedEncoder(ABC):
         if stream is None:
             return x
         rows, width = x.numel() // x.shape[-1], x.shape[-1]
-        keep = keep_mask(stream, rows, width, rate, self.device)
+        keep = self._mask(stream, rows, width, rate)
         return x if keep is None else masked(x, keep.view(x.shape)) * keep_scale(rate)
+
+    def _mask(self, stream: Stream, rows: int, width: int, rate: float) -> torch.Tensor | None:
+        return keep_mask(stream, rows, width, rate, self.device, self.number_type)
 
 
 def _side_by_side(members: Sequence[Member]) -> list[Sequence[Member]]:

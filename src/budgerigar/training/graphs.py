@@ -56,6 +56,33 @@ class _Recorded:
     figures_2N: torch.Tensor | None = None
 
 
+class Figures:
+    """Each run's mean loss in a round, and the norm of its gradients before clipping.
+
+    Args:
+        figures_2N: where the GPU puts all losses, then all norms; the next round may put others
+            there.
+    """
+
+    def __init__(self, figures_2N: torch.Tensor) -> None:
+        self._is_there: torch.cuda.Event | None = None
+        if figures_2N.is_cuda:
+            # Only from pinned memory do they come without a wait for what is asked after them.
+            self._figures_2N = torch.empty(figures_2N.shape, pin_memory=True)
+            self._figures_2N.copy_(figures_2N, non_blocking=True)
+            self._is_there = torch.cuda.Event()
+            self._is_there.record()
+        else:
+            self._figures_2N = figures_2N.clone()
+
+    def read(self) -> list[tuple[float, float]]:
+        """Waits for them."""
+        if self._is_there is not None:
+            self._is_there.synchronize()
+        losses_N, norms_N = self._figures_2N.chunk(2)
+        return list(zip(losses_N.tolist(), norms_N.tolist(), strict=True))
+
+
 class GraphedRounds:
     """Rounds of runs over one base, each with a batch of its own.
 
@@ -79,33 +106,27 @@ class GraphedRounds:
         self._pool: Any = None
         self._recorded: dict[Shape, _Recorded] = {}
 
-    def step(self, rows_NB: np.ndarray, seed: int) -> list[tuple[float, float]]:
-        """Takes a step of every run.
+    def step(self, rows_NB: np.ndarray, seed: int) -> Figures:
+        """Has the GPU take a step of every run, after those before; does not wait for it.
 
         Args:
             rows_NB: numbers of each run's texts, int64.
             seed: of the round's dropout.
-
-        Returns:
-            Each run's mean loss, and the norm of its gradients before clipping.
         """
         shape = self._texts.shape(rows_NB)
         is_new = shape not in self._recorded
         if is_new:
             self._recorded[shape] = _Recorded(FixedBatch(self._texts, shape))
         found = self._recorded[shape]
-        found.batch.rows_NB.copy_(torch.from_numpy(rows_NB))
+        found.batch.rows_NB.copy_(torch.from_numpy(rows_NB), non_blocking=True)
         self._stream.manual_seed(seed)
         if is_new:
             # A recording runs nothing, and must not meet what happens once only.
-            figures = self._compute(found.batch).tolist()
-        else:
-            if found.graph is None or found.figures_2N is None:
-                found.graph, found.figures_2N = self._record(found.batch)
-            found.graph.replay()
-            figures = found.figures_2N.tolist()
-        runs = len(self._steps)
-        return list(zip(figures[:runs], figures[runs:], strict=True))
+            return Figures(self._compute(found.batch))
+        if found.graph is None or found.figures_2N is None:
+            found.graph, found.figures_2N = self._record(found.batch)
+        found.graph.replay()
+        return Figures(found.figures_2N)
 
     def _record(self, batch: FixedBatch) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
         graph = torch.cuda.CUDAGraph()

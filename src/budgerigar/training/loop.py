@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from budgerigar.encoder.fixed import DeviceTexts
 from budgerigar.encoder.interface import Tokens
 from budgerigar.errors import Interrupted
 from budgerigar.training import checkpoint, graphs
-from budgerigar.training.run import Outcome, Run, StepRecord, Trainee
+from budgerigar.training.run import Outcome, Run, StepRecord, Taken, Trainee
 from budgerigar.training.stops import stop_requests
 
 RECORDS = ("cuda",)
@@ -70,23 +71,36 @@ def train(
     with stop_requests() as stop, Progress("training", total, steps) as bar:
         while active := [run for run in runs if not run.at.ended]:
             records = rounds.take(active)
+            stopping = stop.requested
+            halts = stopping or any(run.epoch_is_over() or run.wants_checkpoint() for run in active)
+            if halts:
+                records += rounds.settle()
             texts += sum(record.texts for record in records)
             pace = texts / (time.monotonic() - start)
             bar.update(sum(run.at.step for run in runs), _figures(records, pace))
-            ending = [run for run in active if run.epoch_is_over()]
-            for run in ending:
-                run.finish_epoch()
-            if ending or stop.requested or any(run.wants_checkpoint() for run in active):
+            for run in active:
+                if run.epoch_is_over():
+                    run.finish_epoch()
+            if halts:
                 # All at one moment: a cohort goes on together from where each has one.
                 for run in active:
                     run.save()
-            if stop.requested and any(not run.at.ended for run in runs):
+            if stopping and any(not run.at.ended for run in runs):
                 furthest = max(runs, key=lambda run: run.at.step)
                 raise Interrupted(
                     f"stopped at step {furthest.at.step} of {furthest.total}",
                     remedy=f"a checkpoint is written; {resume_with} goes on",
                 )
     return [run.outcome() for run in runs]
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A round whose figures are to be read: the runs' steps, and when it began."""
+
+    taken: Sequence[tuple[Run, Taken]]
+    figures: graphs.Figures
+    start: float
 
 
 class _Rounds:
@@ -97,6 +111,8 @@ class _Rounds:
         self._texts: DeviceTexts | None = None
         self._graphs: graphs.GraphedRounds | None = None
         self._graphed: list[Run] = []
+        self._waiting: _Waiting | None = None
+        self._settled = 0.0
         if runs[0].encoder.device.type in RECORDS:
             found = self._device_texts(runs)
             if isinstance(found, str):
@@ -114,7 +130,11 @@ class _Rounds:
         return graphs.texts_for([run.graphed_step() for run in runs], self._examples)
 
     def take(self, active: list[Run]) -> list[StepRecord]:
-        """One optimizer step of every run; one whose loss is no number ends without it."""
+        """One optimizer step of every run; one whose loss is no number ends without it.
+
+        A graph's figures are read when the next one is on its way, so that the GPU need not wait:
+        the records are those of the round before, if any waits.
+        """
         start = time.monotonic()
         for run in active:
             run.begin_step()
@@ -125,12 +145,34 @@ class _Rounds:
         rows = [run.rows for run in active]
         if self._graphs is not None and len({len(one) for one in rows}) == 1:
             seed = int(active[0].dropout_stream(0).integers(2**63))
-            taken = self._graphs.step(np.stack(rows), seed)
-            for run, (loss, norm) in zip(active, taken, strict=True):
-                run.took(loss, norm)
-        else:
-            self._one_by_one(active)
-        return [record for run in active if (record := run.end_step(start))]
+            figures = self._graphs.step(np.stack(rows), seed)
+            taken = [(run, run.advance()) for run in active]
+            records = self.settle()
+            self._waiting = _Waiting(taken, figures, start)
+            return records
+        records = self.settle()
+        self._one_by_one(active)
+        seconds = self._seconds_since(start)
+        return records + [record for run in active if (record := run.end_step(seconds))]
+
+    def settle(self) -> list[StepRecord]:
+        """Reads the figures that wait, if any."""
+        if self._waiting is None:
+            return []
+        waiting, self._waiting = self._waiting, None
+        found = waiting.figures.read()
+        seconds = self._seconds_since(waiting.start)
+        return [
+            record
+            for (run, step), (loss, norm) in zip(waiting.taken, found, strict=True)
+            if (record := run.settle(step, loss, norm, seconds))
+        ]
+
+    def _seconds_since(self, start: float) -> float:
+        """Since a round began, or since the one before was done where that was later."""
+        now = time.monotonic()
+        seconds, self._settled = now - max(start, self._settled), now
+        return seconds
 
     def _one_by_one(self, active: Sequence[Run]) -> None:
         """The same, batch by batch and kernel by kernel."""

@@ -80,6 +80,16 @@ class EpochRecord:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Taken:
+    """A step that was taken; a GPU may still be computing its figures."""
+
+    step: int
+    epoch: int
+    rate: float
+    texts: int
+
+
 def _never(record: EpochRecord) -> bool:
     return False
 
@@ -234,36 +244,44 @@ class Run:
         scaled: torch.Tensor = self.scaler.scale(share)
         return scaled if math.isfinite(self._loss) else None
 
-    def took(self, loss: float, norm: float) -> None:
-        """Takes up what a graph's step gave."""
-        self._loss, self._norm = loss, norm if math.isfinite(norm) else None
-
-    def end_step(self, start: float) -> StepRecord | None:
-        """Logs the step; None where its loss was no number.
+    def end_step(self, seconds: float) -> StepRecord | None:
+        """Logs a step whose figures are known; None where its loss was no number.
 
         Args:
-            start: when the round began, of the monotonic clock.
+            seconds: that the round took.
         """
-        at = self.at
         if not math.isfinite(self._loss):
-            self._fail(f"the loss is {self._loss} at step {at.step + 1} (epoch {at.epoch + 1})")
+            self._fail_at(self.at.step + 1, self._loss)
             return None
-        self.at = replace(
-            at,
-            step=at.step + 1,
-            step_in_epoch=at.step_in_epoch + 1,
-            loss_sum=at.loss_sum + self._loss,
-        )
-        record = StepRecord(
-            step=self.at.step,
-            epoch=at.epoch + 1,
-            loss=self._loss,
-            rate=self._rate,
-            gradient_norm=self._norm,
-            texts=len(self.rows),
-            seconds=round(time.monotonic() - start, 4),
-        )
+        return self.settle(self.advance(), self._loss, self._norm, seconds)
+
+    def advance(self) -> Taken:
+        """Goes on to the next step."""
+        at = self.at
+        self.at = replace(at, step=at.step + 1, step_in_epoch=at.step_in_epoch + 1)
         self._average()
+        return Taken(self.at.step, at.epoch + 1, self._rate, len(self.rows))
+
+    def settle(
+        self, taken: Taken, loss: float, norm: float | None, seconds: float
+    ) -> StepRecord | None:
+        """Logs a step of this epoch that was taken; None where its loss was no number, or one
+        before it was none."""
+        if self.at.ended:
+            return None
+        if not math.isfinite(loss):
+            self._fail_at(taken.step, loss)
+            return None
+        self.at = replace(self.at, loss_sum=self.at.loss_sum + loss)
+        record = StepRecord(
+            step=taken.step,
+            epoch=taken.epoch,
+            loss=loss,
+            rate=taken.rate,
+            gradient_norm=norm if norm is not None and math.isfinite(norm) else None,
+            texts=taken.texts,
+            seconds=round(seconds, 4),
+        )
         self.around.log_step(record)
         return record
 
@@ -357,10 +375,9 @@ class Run:
         if not math.isfinite(self._loss):
             return
         self.scaler.unscale_(self.optimizer)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.tensors, self._clip))
+        self._norm = float(torch.nn.utils.clip_grad_norm_(self.tensors, self._clip))
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.took(self._loss, norm)
 
     def _average(self) -> None:
         """Takes the step's weights into the average.
@@ -390,6 +407,11 @@ class Run:
     def _set(self, values: Iterable[torch.Tensor]) -> None:
         for tensor, value in zip(self.tensors, values, strict=True):
             tensor.copy_(value)
+
+    def _fail_at(self, step: int, loss: float) -> None:
+        """Ends at a step whose loss is no number, as if those after it had not been."""
+        self.at = replace(self.at, step=step - 1)
+        self._fail(f"the loss is {loss} at step {step} (epoch {self.at.epoch + 1})")
 
     def _fail(self, what: str) -> None:
         self.at = replace(self.at, failure=what, ended=True)
