@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,9 @@ import measure
 import models
 import peer
 from budgerigar import assembly, recipe_text
+from budgerigar.data.tokens import PackedTexts
 from budgerigar.encoder import hardware, paths
+from budgerigar.encoder.interface import Tokens
 from budgerigar.planning import Plan, with_seed
 from budgerigar.training import loop
 from budgerigar.training.run import Surroundings, Trainee, Validation
@@ -66,33 +69,42 @@ class Cohorts:
     def round_seconds(self, number: int, size: int) -> float:
         """Mean seconds of a round in which each of `size` runs takes a step."""
         last: list[float] = []
+        settings = {"steps": steps_here(), "schedule": "constant", "warmup": 0.0}
         with tempfile.TemporaryDirectory() as folder:
-            trainees = [
-                Trainee(
-                    encoder=encoder,
-                    optimizer=assembly.optimizer_of(plan, encoder),
-                    settings=replace(
-                        assembly.loop_settings(plan.recipe),
-                        seed=1000 * number + place,
-                        steps=steps_here(),
-                        schedule="constant",
-                        warmup=0.0,
-                    ),
-                    around=Surroundings(
-                        validate=lambda dry: Validation(0.0, 0.0, 0.0),
-                        log_step=lambda record: last.append(record.seconds),
-                        log_epoch=lambda record: None,
-                        keep_best=lambda: None,
-                        checkpoints=Path(folder) / str(place),
-                    ),
-                )
-                for place, (plan, encoder) in enumerate(
-                    zip(self.plans[:size], self.encoders[:size], strict=True)
-                )
-            ]
+            trainees = self._trainees(number, size, Path(folder), settings, last)
             loop.train(trainees, self.sides.prepared, self.sides.labels)
         # The last run of a round logs when the whole round is done.
         return float(np.mean(last[size - 1 :: size]))
+
+    def whole(self, size: int, prepared: Tokens, labels: np.ndarray, epochs: int) -> float:
+        """Seconds of all steps of `size` runs over some texts, checkpoints included."""
+        with tempfile.TemporaryDirectory() as folder:
+            trainees = self._trainees(0, size, Path(folder), {"epochs": epochs}, [])
+            return measure.seconds(lambda: loop.train(trainees, prepared, labels))
+
+    def _trainees(
+        self, number: int, size: int, folder: Path, settings: dict[str, Any], seconds: list[float]
+    ) -> list[Trainee]:
+        """So many runs, without validation; each puts its steps' seconds into a list."""
+        return [
+            Trainee(
+                encoder=encoder,
+                optimizer=assembly.optimizer_of(plan, encoder),
+                settings=replace(
+                    assembly.loop_settings(plan.recipe), seed=1000 * number + place, **settings
+                ),
+                around=Surroundings(
+                    validate=lambda dry: Validation(0.0, 0.0, 0.0),
+                    log_step=lambda record: seconds.append(record.seconds),
+                    log_epoch=lambda record: None,
+                    keep_best=lambda: None,
+                    checkpoints=folder / str(place),
+                ),
+            )
+            for place, (plan, encoder) in enumerate(
+                zip(self.plans[:size], self.encoders[:size], strict=True)
+            )
+        ]
 
 
 def _varied(plan: Plan, number: int) -> Plan:
@@ -112,6 +124,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sizes", type=int, nargs="*", default=list(SIZES))
     parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument(
+        "--whole",
+        type=int,
+        help="train whole on so many texts, the sample's repeated, no stretches",
+    )
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of --whole")
     asked = parser.parse_args()
     with measure.workplace() as work:
         measure_all(asked, work)
@@ -121,8 +139,11 @@ def measure_all(asked: argparse.Namespace, work: Path) -> None:
     """Every figure, printed as it comes and written at the end."""
     model = asked.model or str(models.base_shape(work / "base"))
     sides = prepared_sides(model, asked.data, asked.rows, prepare=True)
-    sizes = sorted({1, BESIDE_PEFT, *asked.sizes})
+    sizes = sorted(set(asked.sizes) if asked.whole else {1, BESIDE_PEFT, *asked.sizes})
     cohorts = Cohorts(sides, max(sizes))
+    if asked.whole:
+        measure_whole(asked, cohorts, sizes)
+        return
     print(
         f"{len(sides.packed):,} texts of {np.mean(sides.packed.lengths):.1f} tokens, "
         f"{sides.precision}, {torch.get_num_threads()} threads; seconds for a text of every run "
@@ -153,6 +174,29 @@ def measure_all(asked: argparse.Namespace, work: Path) -> None:
             "machine": hardware.describe(hardware.device()),
         },
     )
+
+
+def measure_whole(asked: argparse.Namespace, cohorts: Cohorts, sizes: list[int]) -> None:
+    """Whole trainings, not put together from stretches."""
+    sample, found = cohorts.sides.packed, {}
+    rows = np.resize(np.arange(len(sample)), asked.whole)
+    ids_T, offsets = sample.batch(rows)
+    texts = PackedTexts(ids_T.astype(np.int32), offsets, cut=0)
+    prepared: list[Tokens] = []
+    frozen = measure.seconds(
+        lambda: prepared.append(cohorts.encoders[0].prepare(texts, f"{len(texts):,} texts"))
+    )
+    print(f"{len(texts):,} texts through the frozen layers: {frozen:.1f} s")
+    for size in sizes:
+        seconds = cohorts.whole(size, prepared[0], cohorts.sides.labels[rows], asked.epochs)
+        found[str(size)] = seconds
+        print(
+            f"{size} runs, {asked.epochs} epochs: {seconds:.1f} s, {frozen + seconds:.1f} with it"
+        )
+    about = {"texts": asked.whole, "epochs": asked.epochs, "precision": cohorts.sides.precision}
+    machine = hardware.describe(hardware.device())
+    seconds_of = {"frozen_layers": frozen, "steps": found}
+    measure.write(asked.json, {}, {"seconds": seconds_of, **about, "machine": machine})
 
 
 if __name__ == "__main__":
