@@ -97,7 +97,7 @@ class Cohorts:
                     validate=lambda dry: Validation(0.0, 0.0, 0.0),
                     log_step=lambda record: seconds.append(record.seconds),
                     log_epoch=lambda record: None,
-                    keep_best=lambda: None,
+                    keep=lambda: None,
                     checkpoints=folder / str(place),
                 ),
             )

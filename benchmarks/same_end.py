@@ -108,7 +108,7 @@ class SameEnd:
                 validate=validate,
                 log_step=lambda record: None,
                 log_epoch=lambda record: None,
-                keep_best=lambda: None,
+                keep=lambda: None,
                 checkpoints=Path(folder),
             )
             settings = replace(assembly.loop_settings(recipe), seed=seed)

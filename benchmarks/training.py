@@ -162,7 +162,7 @@ class Sides:
                 validate=lambda dry: Validation(0.0, 0.0, 0.0),
                 log_step=found.append,
                 log_epoch=lambda record: None,
-                keep_best=lambda: None,
+                keep=lambda: None,
                 checkpoints=Path(folder),
             )
             trainee = Trainee(self.encoder, made, settings, around)

@@ -115,7 +115,7 @@ def results_of_a_run() -> dict[str, Any]:
         },
         "epochs": logged,
         "training": {
-            **{"steps": 1190, "best_epoch": 4, "stopped_early": False},
+            **{"steps": 1190, "keep": "best", "kept_epoch": 4, "stopped_early": False},
             **{"precision": "bfloat16", "path": "reference", "cohort": 1},
         },
         "parameters": plan["trainable"],
@@ -246,6 +246,7 @@ def comparison_of_recipes(
         bins = metrics.reliability(pooled, np.tile(labels, seeds))
         recipe = {
             **{"name": name, "seed": 1, "batch": 16, "data": {"seed": 1, "max_rows": None}},
+            "keep": "best",
             "optimizer": {"name": name.removeprefix("agnews-"), "rate": 5e-4},
         }
         records.append(

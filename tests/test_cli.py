@@ -99,7 +99,7 @@ def test_a_run_leaves_the_files_of_a_run(run):
     assert low < results["test"]["accuracy"] < high
     assert [epoch["epoch"] for epoch in results["epochs"]] == [1, 2, 3]
     best = max(results["epochs"], key=lambda e: (e["validation_accuracy"], -e["validation_loss"]))
-    assert results["training"]["best_epoch"] == best["epoch"]
+    assert results["training"]["kept_epoch"] == best["epoch"]
     assert results["validation"]["accuracy"] == best["validation_accuracy"]
     assert set(results["data"]["train"]["classes"].values()) == {32}
 

@@ -60,6 +60,7 @@ def loop_settings(recipe: Recipe, class_weights: tuple[float, ...] | None = None
         averaging=recipe.averaging,
         loss=loss_of(recipe),
         class_weights=class_weights,
+        keep=recipe.keep,
         early_stopping=recipe.early_stopping,
         checkpoint_seconds=recipe.checkpoint_seconds,
         checkpoint_steps=recipe.checkpoint_steps,

@@ -315,7 +315,7 @@ def _content(
         for (folder, _), error in zip(planned, errors, strict=True)
         if error is not None
     ]
-    if scored_on == "validation":
+    if scored_on == "validation" and any(plan.recipe.keep == "best" for _, plan in planned):
         notes.append(
             "scored on the validation texts, on which each run's best epoch was chosen: all "
             "figures are a little too high; name texts for the end with data.test"

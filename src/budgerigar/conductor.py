@@ -320,7 +320,8 @@ class Conductor:
                 "data": data,
                 "training": {
                     "steps": run.outcome.steps,
-                    "best_epoch": run.outcome.best_epoch,
+                    "keep": run.recipe.keep,
+                    "kept_epoch": run.outcome.kept_epoch,
                     "stopped_early": run.outcome.stopped_early,
                     "precision": self.precision.name,
                     "path": run.encoder.path,

@@ -379,6 +379,9 @@ class Recipe(Part):
     """Share of the target spread evenly over all classes."""
     class_weights: Literal["none", "balanced"] | tuple[Rate, ...] = "none"
     """Weight of each class in the loss; `balanced` is inverse to its training rows."""
+    keep: Literal["best", "last"] = "best"
+    """The adapter after the epoch with the best validation accuracy, or after the last one: on few
+    validation rows the choice is chance, and flatters their accuracy (docs/accuracy.md)."""
     early_stopping: Positive | None = None
     """Epochs without a better validation accuracy after which the run ends."""
     checkpoint_seconds: Rate = 30.0

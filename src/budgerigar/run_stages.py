@@ -159,7 +159,7 @@ class RunStages:
                 validate=validate,
                 log_step=lambda record: self.files.log_step(asdict(record)),
                 log_epoch=self._log_epoch,
-                keep_best=lambda: self._keep(tokenizer),
+                keep=lambda: self._keep(tokenizer),
                 checkpoints=self.files.checkpoints,
                 gives_up=lambda record: self.gives_up(self.files, record),
             ),
@@ -198,7 +198,7 @@ class RunStages:
         outcome: Outcome,
         unlabelled: Section | None,
     ) -> None:
-        """Scores and predicts every set but the training rows with the best adapter."""
+        """Scores and predicts every set but the training rows with the adapter that was kept."""
         self.outcome, self.error = outcome, outcome.failure
         if self.error is not None:
             return

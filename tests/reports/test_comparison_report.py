@@ -52,7 +52,7 @@ def test_every_recipe_and_seed_is_in_the_tables(tmp_path):
             f"{100 * one['standard_deviation']:.2f} {100 * one['worst']:.2f} % seed {worst}"
         ) in text
         for run in record["runs"]:
-            test, best = run["test"], run["training"]["best_epoch"]
+            test, best = run["test"], run["training"]["kept_epoch"]
             shown = f"{100 * test['accuracy']:.2f} % {test['correct']} of 200"
             assert f"{record['name']} {run['seed']} {shown}" in text
             assert f"{best} of 5 {test['loss']:.4f} {test['macro_f1']:.4f}" in text
@@ -165,6 +165,21 @@ def test_without_a_test_set_validation_is_scored(tmp_path):
     assert "test texts" not in text
     assert "test accuracy" not in text
     assert "all scored on the same 200 validation texts" in text
+
+
+@pytest.mark.parametrize(
+    ("keeps", "words"),
+    [
+        (("best", "best"), "The best epoch of each run was chosen on the validation texts"),
+        (("last", "last"), "Each run kept its last epoch"),
+        (("last", "best"), "Runs kept the best epoch on the validation texts, or their last"),
+    ],
+)
+def test_which_epochs_were_kept(keeps, words, tmp_path):
+    content = comparison_of_recipes()
+    for record, keep in zip(content["recipes"], keeps, strict=True):
+        record["recipe"]["keep"] = keep
+    assert text_of(content, tmp_path).count(words) == 2
 
 
 def test_hostile_texts_stay_texts_and_nothing_is_asked_for(tmp_path):

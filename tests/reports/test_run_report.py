@@ -131,6 +131,19 @@ def test_without_a_test_set_validation_leads(tmp_path):
     assert "there was no test set" in text
 
 
+def test_the_last_epoch_was_not_chosen(tmp_path):
+    results = results_of_a_run()
+    results["training"] |= {"keep": "last", "kept_epoch": len(results["epochs"])}
+    text = Page(written(results, tmp_path)).text
+    assert "chosen as the best" not in text
+    assert f"{len(results['epochs'])} (kept)" in text
+    results["test"] = None
+    del results["data"]["test"]
+    text = Page(written(results, tmp_path)).text
+    assert "The adapter is that of the last epoch, 5, whatever its accuracy" in text
+    assert "flatters" not in text
+
+
 def test_without_unlabelled_texts_notes_or_errors(tmp_path):
     results = {**results_of_a_run(), "unlabelled": None, "notes": []}
     del results["data"]["unlabelled"]

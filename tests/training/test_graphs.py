@@ -92,7 +92,7 @@ def test_runs_train_as_without_graphs(
         assert own.losses == pytest.approx(other.losses, abs=CLOSE)
         norms = [[record.gradient_norm for record in one.steps] for one in (own, other)]
         assert norms[0] == pytest.approx(norms[1], rel=0.1)
-        assert apart(own.best[-1], other.best[-1]) < CLOSE
+        assert apart(own.adapters[-1], other.adapters[-1]) < CLOSE
     for state, other in zip(states, others, strict=True):
         assert apart(state, other) < CLOSE
 

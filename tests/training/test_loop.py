@@ -44,6 +44,7 @@ SETTINGS = LoopSettings(
     averaging=0.0,
     loss=CrossEntropy(),
     class_weights=None,
+    keep="best",
     early_stopping=None,
     checkpoint_seconds=1e9,
     checkpoint_steps=None,
@@ -66,12 +67,12 @@ class Planned:
 
 @dataclass
 class Kept:
-    """What a run reported: records, its state after each step, and each time it was the best."""
+    """What a run reported: records, its state after each step, and the adapters that it kept."""
 
     steps: list[StepRecord] = field(default_factory=list)
     epochs: list[EpochRecord] = field(default_factory=list)
     states: list[dict[str, torch.Tensor]] = field(default_factory=list)
-    best: list[dict[str, torch.Tensor]] = field(default_factory=list)
+    adapters: list[dict[str, torch.Tensor]] = field(default_factory=list)
 
     @property
     def losses(self) -> list[float]:
@@ -122,7 +123,7 @@ def train(base, examples, planned, folder: Path, *, validate=None, resume=None):
                     validate=validate or (lambda dry: Validation(1.0, 0.5, 0.5)),
                     log_step=log_step,
                     log_epoch=own.epochs.append,
-                    keep_best=lambda own=own, encoder=encoder: own.best.append(encoder.state()),
+                    keep=lambda own=own, encoder=encoder: own.adapters.append(encoder.state()),
                     checkpoints=folder / str(number),
                 ),
             )
@@ -253,6 +254,20 @@ def better_each_time(first: float = 0.1):
     return lambda dry: Validation(1.0, next(accuracies), 0.5)
 
 
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_the_best_epoch_or_the_last_is_kept(base, examples, keep, tmp_path):
+    scores = iter([0.0, 0.5, 0.9, 0.9, 0.7])
+
+    def validate(dry) -> Validation:
+        return Validation(1.0, next(scores), 0.0)
+
+    asked = Planned(select(), settings=replace(SETTINGS, keep=keep, steps=40))
+    (kept,), _, (outcome,) = train(base, examples, [asked], tmp_path, validate=validate)
+    assert [epoch.best for epoch in kept.epochs] == [True, True, False, False]
+    assert outcome.kept_epoch == {"best": 2, "last": 4}[keep]
+    assert len(kept.adapters) == {"best": 2, "last": 4}[keep]
+
+
 def test_the_average_is_kept_and_training_goes_on_without_it(base, examples, tmp_path):
     averaged = Planned(select(), settings=replace(SETTINGS, averaging=0.8))
     (plain,), (expected,), _ = train(base, examples, [Planned(select())], tmp_path / "plain")
@@ -261,15 +276,15 @@ def test_the_average_is_kept_and_training_goes_on_without_it(base, examples, tmp
     )
     assert own.losses == plain.losses
     assert apart(state, expected) == 0
-    assert len(own.best) == len(own.epochs) == 5
+    assert len(own.adapters) == len(own.epochs) == 5
     average = None
     for step, weights in enumerate(own.states, 1):
         decay = min(0.8, (1 + step) / (10 + step))
         # What it begins with is not reported, and has no part left after 50 steps.
         before = average or weights
         average = {n: decay * before[n] + (1 - decay) * weights[n] for n in weights}
-    assert apart(own.best[-1], average) < 1e-5
-    assert apart(own.best[-1], state) > 1e-4
+    assert apart(own.adapters[-1], average) < 1e-5
+    assert apart(own.adapters[-1], state) > 1e-4
 
 
 def test_an_average_goes_on_from_a_checkpoint(base, examples, tmp_path):
@@ -289,4 +304,4 @@ def test_an_average_goes_on_from_a_checkpoint(base, examples, tmp_path):
     )
     for own, other in zip(kept, whole, strict=True):
         assert len(own.steps) == 10
-        assert apart(own.best[-1], other.best[-1]) == 0
+        assert apart(own.adapters[-1], other.adapters[-1]) == 0

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ class LoopSettings:
     averaging: float
     loss: Loss
     class_weights: tuple[float, ...] | None
+    keep: Literal["best", "last"]
     early_stopping: int | None
     checkpoint_seconds: float
     checkpoint_steps: int | None
@@ -101,7 +103,7 @@ class Surroundings:
     Attributes:
         validate: scores the validation texts; with True only a first batch of them, dry.
         log_step, log_epoch: take records.
-        keep_best: writes the adapter as it is now.
+        keep: writes the adapter as it is now, in place of the one before.
         checkpoints: folder of checkpoints, inside the run's own.
         gives_up: whether the run ends after an epoch, before its time.
     """
@@ -109,7 +111,7 @@ class Surroundings:
     validate: Callable[[bool], Validation]
     log_step: Callable[[StepRecord], None]
     log_epoch: Callable[[EpochRecord], None]
-    keep_best: Callable[[], None]
+    keep: Callable[[], None]
     checkpoints: Path
     gives_up: Callable[[EpochRecord], bool] = _never
 
@@ -136,7 +138,7 @@ class Outcome:
     """How a run's training ended; `failure` says why it ended badly, if it did."""
 
     steps: int
-    best_epoch: int
+    kept_epoch: int
     stopped_early: bool
     failure: TrainingStopped | None = None
 
@@ -302,9 +304,10 @@ class Run:
             self._fail(f"the validation loss is {result.loss} after epoch {at.epoch + 1}")
             return
         better = (result.accuracy, -result.loss) > (at.best_accuracy, -at.best_loss)
-        if better:
+        if better or self.settings.keep == "last":
             # Before the checkpoint: a run killed between the two trains this epoch again.
-            self.around.keep_best()
+            self.around.keep()
+        if better:
             at = replace(
                 at, best_epoch=at.epoch, best_accuracy=result.accuracy, best_loss=result.loss
             )
@@ -354,13 +357,18 @@ class Run:
         """How it ended."""
         at, failure = self.at, None
         if at.failure:
-            kept = "no epoch was finished" if at.best_epoch is None else "the best adapter is kept"
+            kept = "the adapter of the last epoch is kept"
+            if at.best_epoch is None:
+                kept = "no epoch was finished"
+            elif self.settings.keep == "best":
+                kept = "the best adapter is kept"
             failure = TrainingStopped(
                 at.failure,
                 why="the weights have run away",
                 remedy=f"{kept}; lower the learning rates, or use precision=float32",
             )
-        return Outcome(at.step, int(at.best_epoch or 0) + 1, at.step < self.total, failure)
+        kept_epoch = at.epoch if self.settings.keep == "last" else int(at.best_epoch or 0) + 1
+        return Outcome(at.step, kept_epoch, at.step < self.total, failure)
 
     def _epoch_order(self) -> np.ndarray:
         """The order of the texts in this epoch, `[B]`."""
