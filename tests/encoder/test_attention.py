@@ -104,6 +104,9 @@ def check_attend(lengths: list[int], seed: int = 0) -> None:
         results.append((context, gradient))
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=TOLERANCE)
+    with torch.no_grad():
+        forwards = attend(qkv, planned(lengths), HEADS)
+    torch.testing.assert_close(forwards, results[1][0], rtol=0, atol=TOLERANCE)
 
 
 @given(lengths=SHORT, seed=st.integers(0, 1000))
@@ -211,6 +214,8 @@ def test_idle_rows_between_and_after_texts_change_nothing():
     torch.testing.assert_close(context[tokens], expected, rtol=0, atol=TOLERANCE)
     torch.testing.assert_close(gradient[tokens], expected_gradient, rtol=0, atol=TOLERANCE)
     assert context[where.idle].abs().max() == gradient[where.idle].abs().max() == 0
+    with torch.no_grad():
+        torch.testing.assert_close(attend(qkv, where, HEADS), context, rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,8 @@ class Ragged:
     few different shapes, for each of which a library may have to make a kernel.
 
     Attributes:
-        starts_B, lengths_B: first row and number of tokens of each text.
+        starts_B, lengths_B: first row and number of tokens of each text; empty where only the
+            device knows them.
         first_B: the same first rows, to index with.
         text_T: the text of each row, B for an idle one.
         within_T: how far from its text's beginning each row stands, 0 for an idle one.
@@ -160,7 +161,9 @@ def attend(
     """
     if qkv_T3D.is_cuda and qkv_T3D.dtype != torch.float32:
         return _varlen(qkv_T3D, where, heads, window)
-    if window is None and not (torch.is_grad_enabled() and qkv_T3D.requires_grad):
+    goes_back = torch.is_grad_enabled() and qkv_T3D.requires_grad
+    # Batches of fixed shapes know no lengths.
+    if window is None and not goes_back and len(where.lengths_B):
         return _forwards(qkv_T3D, where, heads)
     context_TD: torch.Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
         qkv_T3D, where, heads, window
