@@ -82,7 +82,7 @@ def compute_rows(
         done = chunks[len(sums) - 1][1] if sums else 0
         with Progress(f"frozen layers of {label}", len(layout.offsets) - 1, done) as bar:
             for first, last in chunks[len(sums) :]:
-                content = np.ascontiguousarray(compute(first, last)).tobytes()
+                content = np.ascontiguousarray(compute(first, last)).data
                 file.seek(layout.size // int(layout.offsets[-1]) * int(layout.offsets[first]))
                 file.write(content)
                 file.flush()
