@@ -6,7 +6,7 @@ Runs of the AG News recipe that differ in seed and optimizer train together over
 of roberta-base's shape (random weights, or `--model`). A cohort's time is that of five epochs of
 all its runs with the pass through the frozen layers, which it does once; it is put together from
 timed stretches. PEFT at its best trains the same runs one after another. Evaluation is left out on
-both sides.
+both sides. With `--whole` cohorts train whole on so many texts instead, by themselves.
 """
 
 from __future__ import annotations

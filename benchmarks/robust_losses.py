@@ -7,7 +7,7 @@ First every setting trains on clean rows with wrong labels planted in a fifth of
 would give them, and is scored on other clean rows: the best setting of each way is chosen there.
 Then the chosen ones and the plain recipe train on `--labels` with fresh seeds, and each run is
 scored once on `--test`. Rows of `--labels` take no part in the choice. Everywhere the validation
-rows, by which a run keeps its best epoch, have the same noise as the training rows.
+rows, by which a run keeps its best epoch here, have the same noise as the training rows.
 A comparison in RUNS that is whole is not trained again, a stopped one goes on.
 """
 
@@ -134,6 +134,7 @@ def compared(
         return comparison.resume(folder)
     common = {
         "model.name": str(asked.model),
+        "keep": "best",
         "adapter.layers": asked.layers,
         "data.train": str(train),
         "data.test": str(test),

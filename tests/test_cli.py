@@ -91,7 +91,7 @@ def test_a_run_leaves_the_files_of_a_run(run):
         *("adapter", "checkpoints", "predictions", "curves.png", "curves.svg", "report.html"),
     }
     results = json.loads((run / "results.json").read_text())
-    assert results["schema"] == 1
+    assert results["schema"] == 2
     assert results["parameters"] == results["plan"]["trainable"]
     assert results["test"]["texts"] == 80
     assert sum(map(sum, results["test"]["confusion"])) == 80

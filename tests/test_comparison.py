@@ -206,7 +206,12 @@ def test_a_folder_that_holds_a_comparison_is_not_overwritten(recipes, compared):
 
 
 def test_without_test_texts_the_verdict_says_what_it_is_of(tiny_recipe, tmp_path):
-    one = recipe(tiny_recipe, "one", epochs=1, **{"data.test": None})
+    one = recipe(tiny_recipe, "one", epochs=2, **{"data.test": None})
     found = comparison.compare([one], 2, tmp_path / "one")
     assert found.results["scored_on"] == "validation"
-    assert any("best epoch was chosen" in line for line in found.results["notes"])
+    assert any("each run's best epoch was chosen" in line for line in found.results["notes"])
+    other = recipe(tiny_recipe, "other", epochs=2, keep="last", **{"data.test": None})
+    found = comparison.compare([one, other], 1, tmp_path / "both")
+    assert any("the best epochs of one were chosen" in line for line in found.results["notes"])
+    found = comparison.compare([other], 1, tmp_path / "other")
+    assert not any("chosen" in line for line in found.results["notes"])

@@ -138,6 +138,8 @@ def test_faults_of_losses():
     )
     (fault,) = faults(["loss=symmetric_cross_entropy", "label_smoothing=0.1"])
     assert "label_smoothing needs loss: cross_entropy, or must be 0" in fault
+    (fault,) = faults(["keep=last", "early_stopping=2"])
+    assert "early_stopping needs keep: best" in fault
     (fault,) = faults(["loss={name: symmetric_cross_entropy, alpha: 0, beta: 0}"])
     assert fault == "loss: alpha and beta are both 0, so that nothing trains"
     for value in ("null", "5", "[1]"):

@@ -29,7 +29,7 @@ from budgerigar.reports.figures import draw_curves
 from budgerigar.runs import RunFolder
 from budgerigar.tracking import Tool
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of `runs.json` and `comparison.json`."""
 SHOWN_TEXTS = 12
 """Texts on which the recipes' runs disagree most, that are kept with what each said."""
@@ -315,10 +315,15 @@ def _content(
         for (folder, _), error in zip(planned, errors, strict=True)
         if error is not None
     ]
-    if scored_on == "validation" and any(plan.recipe.keep == "best" for _, plan in planned):
+    choosing = {plan.recipe.name for _, plan in planned if _chooses(plan.recipe)}
+    if scored_on == "validation" and choosing:
+        said = "each run's best epoch was chosen: all figures are a little too high"
+        if choosing != by_recipe.keys():
+            names = " and ".join(sorted(choosing))
+            said = f"the best epochs of {names} were chosen, which flatters them beside the others"
         notes.append(
-            "scored on the validation texts, on which each run's best epoch was chosen: all "
-            "figures are a little too high; name texts for the end with data.test"
+            f"scored on the validation texts, on which {said}; name texts for the end with "
+            "data.test"
         )
     verdict = verdicts.compare({name: one.right_SB for name, one in scored.items()})
     return {
@@ -361,6 +366,11 @@ class _Scored:
         self.truth_B = np.array([numbers[name] for name in tables[0]["true"].to_pylist()])
         self.said_SB = self.probabilities_SBC.argmax(axis=2)
         self.right_SB = self.said_SB == self.truth_B
+
+
+def _chooses(recipe: Recipe) -> bool:
+    """Whether validation accuracy chooses a run's epoch."""
+    return recipe.keep == "best" and recipe.epochs > 1
 
 
 def _recipe_record(

@@ -387,7 +387,7 @@ class Recipe(Part):
     checkpoint_seconds: Rate = 30.0
     """Seconds between checkpoints; each epoch ends with one besides."""
     checkpoint_steps: Positive | None = None
-    """Steps after which there is one in any case."""
+    """Every so many steps there is one besides."""
     seed: Seed = 42
     """Of the head, the adapter, the order of texts and dropout, and of the splits unless
     `data.seed` is."""
@@ -418,6 +418,14 @@ class Recipe(Part):
         weights, classes = self.class_weights, self.data.classes
         if not isinstance(weights, str) and classes and len(weights) != len(classes):
             raise ValueError(f"class_weights has {len(weights)} values for {len(classes)} classes")
+        return self
+
+    @model_validator(mode="after")
+    def _stopping_keeps_the_best(self) -> Recipe:
+        if self.early_stopping is not None and self.keep == "last":
+            raise ValueError(
+                "early_stopping needs keep: best, as it ends epochs after the best one"
+            )
         return self
 
     @model_validator(mode="after")

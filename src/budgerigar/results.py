@@ -52,11 +52,13 @@ def confident_errors(
 def headline(content: dict[str, Any]) -> list[str]:
     """The main figures of `results.json`, a line for each set that was scored."""
     lines = []
+    was_chosen = content["training"]["keep"] == "best" and len(content["epochs"]) > 1
     for name in ("validation", "test"):
         if (scores := content.get(name)) is None:
             continue
         interval = scores["interval"]
-        chosen = ", on which the best epoch was chosen" if name == "validation" else ""
+        is_flattered = was_chosen and name == "validation"
+        chosen = ", on which the best epoch was chosen" if is_flattered else ""
         lines.append(
             f"{name} accuracy {scores['accuracy']:.2%} (95 % interval {interval['low']:.2%} to "
             f"{interval['high']:.2%}, {scores['texts']:,} texts{chosen})"

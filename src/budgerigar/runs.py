@@ -14,7 +14,7 @@ from typing import Any
 from budgerigar.errors import RunError
 from budgerigar.files import append_line, damaged_log, read_json, read_lines, write_lines
 
-RESULTS_SCHEMA = 1
+RESULTS_SCHEMA = 2
 """Version of `results.json`; grows when a reader of the old one would be wrong."""
 
 PACKAGES = (
@@ -62,7 +62,7 @@ class RunFolder:
 
     @property
     def adapter(self) -> Path:
-        """The best adapter so far."""
+        """The adapter that is kept: the best so far, or the last, as the recipe says."""
         return self.path / "adapter"
 
     @property

@@ -302,7 +302,7 @@ class _Searcher:
             results = folder.read_results()
             trial.set_user_attr("epochs", len(results["epochs"]))
             trial.set_user_attr("trainable", results["parameters"]["total"])
-            accuracy = max(epoch["validation_accuracy"] for epoch in results["epochs"])
+            accuracy = results["validation"]["accuracy"]
             trial.set_user_attr("accuracy", accuracy)
             if len(results["epochs"]) < self.recipe.epochs:
                 study.tell(trial, state=states.PRUNED)

@@ -12,6 +12,7 @@ import pytest
 from budgerigar.errors import RunError
 from budgerigar.reports.page import shortened
 from budgerigar.reports.run import write_run_report
+from budgerigar.results import headline
 from recorded import (
     CLASSES,
     HOSTILE,
@@ -133,9 +134,11 @@ def test_without_a_test_set_validation_leads(tmp_path):
 
 def test_the_last_epoch_was_not_chosen(tmp_path):
     results = results_of_a_run()
+    assert "on which the best epoch was chosen" in headline(results)[0]
     results["training"] |= {"keep": "last", "kept_epoch": len(results["epochs"])}
     text = Page(written(results, tmp_path)).text
     assert "chosen as the best" not in text
+    assert "chosen" not in "".join(headline(results))
     assert f"{len(results['epochs'])} (kept)" in text
     results["test"] = None
     del results["data"]["test"]

@@ -118,6 +118,13 @@ def test_a_run_whose_numbers_run_away_ends_alone(sixteen, examples, rounds, tmp_
     known, _, (outcome,) = train(sixteen, examples, [wild], tmp_path / "wild")
     assert (outcomes[0].steps, outcomes[0].failure.what) == (outcome.steps, outcome.failure.what)
     assert len(kept[0].steps) == len(known[0].steps) == outcome.steps
+    positions = [
+        checkpoint.newest_common([tmp_path / folder / "0"])[0].position
+        for folder in ("graphs", "wild")
+    ]
+    assert [(one.step, one.step_in_epoch) for one in positions] == 2 * [
+        (outcome.steps, outcome.steps)
+    ]
 
 
 def test_a_run_goes_on_from_a_checkpoint(sixteen, examples, rounds, tmp_path):

@@ -1,4 +1,4 @@
-"""Attention over packed texts: one function, one kernel per device.
+"""Attention over packed texts: one function, and for each device and direction its kernel.
 
 Linear layers never see where a text ends; attention alone does. Texts of like length go
 into a padded view together, so that little of it is padding.
@@ -163,7 +163,8 @@ def attend(
         return _varlen(qkv_T3D, where, heads, window)
     goes_back = torch.is_grad_enabled() and qkv_T3D.requires_grad
     # Batches of fixed shapes know no lengths.
-    if window is None and not goes_back and len(where.lengths_B):
+    by_length = not qkv_T3D.is_cuda and window is None and len(where.lengths_B) > 0
+    if by_length and not goes_back:
         return _forwards(qkv_T3D, where, heads)
     context_TD: torch.Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
         qkv_T3D, where, heads, window

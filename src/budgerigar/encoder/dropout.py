@@ -1,4 +1,5 @@
-"""Dropout masks, cheaply: random bytes from one stream a run, compared with a threshold.
+"""Dropout masks, cheaply: on the CPU random bytes from one stream a run, compared with a
+threshold, on a GPU one kernel for each.
 
 A stream is made anew for every step from the run's seed and the step's number, so that a
 run that goes on from a checkpoint needs no state of it, and runs of a cohort do not touch

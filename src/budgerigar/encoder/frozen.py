@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ KEEP = ("cuda",)
 """Devices that keep a prefix's output in their own memory where it has room: a GPU computes it
 sooner than a disk gives it."""
 FREE_SHARE = 0.5
-"""It may take this share of the memory that is free."""
+"""All of it together may take this share of the memory that would be free without it."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,7 @@ class FrozenBase:
         self.encoder, self.precision = encoder, precision
         self._identity = identity
         self._cache = PrefixCache()
+        self._kept: list[weakref.ref[torch.Tensor]] = []
 
     def prepare(self, texts: Tokens, layers: int, label: str) -> Tokens:
         """Texts with the output of the lowest layers, from the cache or computed now.
@@ -162,6 +164,12 @@ class FrozenBase:
             offsets = np.arange(len(texts) + 1)
         sixteen = encoder.number_type != torch.float32
         layout = Layout(offsets, encoder.width, "uint16" if sixteen else "float32")
+        if encoder.device.type in KEEP:
+            kept = [alive for one in self._kept if (alive := one()) is not None]
+            if has_room(sum(one.nbytes for one in kept), layout.size):
+                found = self._on_device(texts, layers, layout, label)
+                self._kept = [weakref.ref(one) for one in (*kept, found)]
+                return PrefixedTexts(texts, layers, found, offsets)
         about = {
             "base": self._identity,
             "layers": layers,
@@ -172,20 +180,15 @@ class FrozenBase:
             "content": content_hash(texts),
         }
 
-        if encoder.device.type in KEEP and has_room(layout.size):
-            return PrefixedTexts(
-                texts, layers, self._on_device(texts, layers, layout, label), offsets
-            )
-
         def compute(first: int, last: int) -> np.ndarray:
-            found = np.empty(
+            content = np.empty(
                 (int(offsets[last] - offsets[first]), layout.width), layout.number_type
             )
             bounds = offsets[first : last + 1] - offsets[first]
-            for rows, content in self._passes(texts, layers, np.arange(first, last), bounds):
-                stored = content.cpu()
-                found[rows] = (stored.view(torch.uint16) if sixteen else stored).numpy()
-            return found
+            for places, computed in self._passes(texts, layers, np.arange(first, last), bounds):
+                stored = computed.cpu()
+                content[places] = (stored.view(torch.uint16) if sixteen else stored).numpy()
+            return content
 
         rows = self._cache.open(about, layout, compute, label)
         if rows is not None:
@@ -287,10 +290,16 @@ def rows_of_texts(offsets: np.ndarray, texts: np.ndarray) -> np.ndarray:
     return numbers
 
 
-def has_room(size: int) -> bool:
-    """Whether the current CUDA device has room for so many bytes of a prefix's output."""
+def has_room(kept: int, size: int) -> bool:
+    """Whether the current CUDA device has room for more of a prefix's output.
+
+    Args:
+        kept: bytes of it that are there.
+        size: bytes of what is to come.
+    """
     free, _ = torch.cuda.mem_get_info()
-    return bool(size <= FREE_SHARE * free)
+    free += torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    return bool(kept + size <= FREE_SHARE * (free + kept))
 
 
 def tokens_of(encoder: PackedEncoder, texts: Tokens, batch: Packing) -> tuple[np.ndarray, Ragged]:

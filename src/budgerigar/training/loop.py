@@ -1,7 +1,7 @@
 """Trains one run or a cohort: one loop for every engine.
 
 The loop knows encoders, packed examples and numbers; it is handed each run's validation,
-its log and its way to keep the best adapter as functions. In a round every run of a cohort
+its log and its way to keep an adapter as functions. In a round every run of a cohort
 takes one step, its rows computed together with the others'. All else is each run's own:
 order of texts, dropout, loss, clipping, optimizer, schedule, best epoch and failure. What
 a run draws comes from its seed and position, so that runs stopped and resumed end with the
@@ -49,7 +49,7 @@ def train(
         resume_with: the command that goes on after a stop, to be told then.
 
     Returns:
-        Each run's outcome. A run whose numbers run away ends alone, its best adapter kept.
+        Each run's outcome. A run whose numbers run away ends alone, its last kept adapter there.
 
     Raises:
         Interrupted: after Ctrl-C or SIGTERM, with checkpoints written.
@@ -67,7 +67,7 @@ def train(
     if steps:
         furthest = max(runs, key=lambda run: run.at.step)
         note(f"resuming after step {furthest.at.step} of {furthest.total}")
-    texts, start = 0, time.monotonic()
+    texts, shown, start = 0, "", time.monotonic()
     with stop_requests() as stop, Progress("training", total, steps) as bar:
         while active := [run for run in runs if not run.at.ended]:
             records = rounds.take(active)
@@ -77,7 +77,8 @@ def train(
                 records += rounds.settle()
             texts += sum(record.texts for record in records)
             pace = texts / (time.monotonic() - start)
-            bar.update(sum(run.at.step for run in runs), _figures(records, pace))
+            shown = _figures(records[-len(active) :], pace) or shown
+            bar.update(sum(run.at.step for run in runs), shown)
             for run in active:
                 if run.epoch_is_over():
                     run.finish_epoch()
@@ -143,17 +144,16 @@ class _Rounds:
             steps = [run.graphed_step() for run in active]
             self._graphs = graphs.GraphedRounds(steps, self._texts, self._labels)
         rows = [run.rows for run in active]
-        if self._graphs is not None and len({len(one) for one in rows}) == 1:
+        if self._graphs is not None:
             seed = int(active[0].dropout_stream(0).integers(2**63))
             figures = self._graphs.step(np.stack(rows), seed)
             taken = [(run, run.advance()) for run in active]
             records = self.settle()
             self._waiting = _Waiting(taken, figures, start)
             return records
-        records = self.settle()
         self._one_by_one(active)
         seconds = self._seconds_since(start)
-        return records + [record for run in active if (record := run.end_step(seconds))]
+        return [record for run in active if (record := run.end_step(seconds))]
 
     def settle(self) -> list[StepRecord]:
         """Reads the figures that wait, if any."""

@@ -48,7 +48,7 @@ class LoopSettings:
 @dataclass(frozen=True)
 class StepRecord:
     """One optimizer step: mean loss of its texts, highest rate, gradient norm before clipping,
-    seconds since its cohort's round began."""
+    seconds of its cohort's round: since it began, or since the one before was done."""
 
     step: int
     epoch: int
@@ -124,7 +124,7 @@ class Trainee:
         encoder: freshly made, or any: a checkpoint replaces its trainable state.
         optimizer: over the encoder's trainable parameters.
         settings: the numbers.
-        around: validation, logs, the keeping of the best.
+        around: validation, logs, the keeping of an adapter.
     """
 
     encoder: Encoder
@@ -293,7 +293,7 @@ class Run:
         return not at.ended and (at.step_in_epoch == self.steps_in_epoch or at.step == self.total)
 
     def finish_epoch(self) -> None:
-        """Validates, keeps what is best so far, logs the epoch."""
+        """Validates, keeps the adapter as the recipe says, logs the epoch."""
         with self._averaged():
             self._finish_epoch()
 
@@ -418,7 +418,8 @@ class Run:
 
     def _fail_at(self, step: int, loss: float) -> None:
         """Ends at a step whose loss is no number, as if those after it had not been."""
-        self.at = replace(self.at, step=step - 1)
+        late = self.at.step - (step - 1)
+        self.at = replace(self.at, step=step - 1, step_in_epoch=self.at.step_in_epoch - late)
         self._fail(f"the loss is {loss} at step {step} (epoch {self.at.epoch + 1})")
 
     def _fail(self, what: str) -> None:
