@@ -362,7 +362,7 @@ def test_a_prefix_kept_where_it_is_computed_is_the_one_on_the_disk(
         force_reference=False,
     )
     texts, rows = texts_of(RAGGED), np.array([6, 1, 0, 4])
-    monkeypatch.setattr(frozen, "has_room", lambda size: True)
+    monkeypatch.setattr(frozen, "has_room", lambda kept, size: True)
     found = []
     for devices in ((), (engine.device.type,)):
         monkeypatch.setattr(frozen, "KEEP", devices)
@@ -439,7 +439,7 @@ def test_bfloat16_is_no_further_from_float32_than_transformers_is(base_of, famil
         assert own > 0
         more.append(own / other - 1)
     # Which of the two is nearer differs from batch to batch, most with ModernBERT.
-    assert np.mean(more) <= 2 * np.std(more, ddof=1) / len(more) ** 0.5, more
+    assert np.mean(more) <= min(0.1, 2 * np.std(more, ddof=1) / len(more) ** 0.5), more
 
 
 def test_dropout_keeps_the_mean_and_differs_by_stream(base_of):

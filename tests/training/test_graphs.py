@@ -55,7 +55,7 @@ def rounds(monkeypatch):
 
     monkeypatch.setattr(loop, "RECORDS", ("cpu",))
     monkeypatch.setattr(frozen, "KEEP", ("cpu",))
-    monkeypatch.setattr(frozen, "has_room", lambda size: True)
+    monkeypatch.setattr(frozen, "has_room", lambda kept, size: True)
     monkeypatch.setattr(graphs.GraphedRounds, "_record", record)
     monkeypatch.setattr(graphs.GraphedRounds, "step", counted)
     return seen
