@@ -99,7 +99,7 @@ def results_of_a_run() -> dict[str, Any]:
         logged[3][f"validation_{name}"] = validation[name]
     logged[4]["best"] = False
     content = {
-        "schema": 1,
+        "schema": 2,
         "name": "agnews-adamw",
         "seed": 1,
         "classes": list(CLASSES),
@@ -257,7 +257,7 @@ def comparison_of_recipes(
         )
     verdict = verdicts.compare({name: said_SB == labels for name, said_SB in said.items()})
     content = {
-        "schema": 1,
+        "schema": 2,
         "name": "optimizers",
         "scored_on": "test",
         "texts": rows,

@@ -44,9 +44,9 @@ def test_a_comparisons_file_gives_a_report_elsewhere(tmp_path):
         ("{", "cannot be read"),
         ("[]", "is not what a finished run or comparison left"),
         ("3", "is not what a finished run or comparison left"),
-        ('{"verdict": {}, "schema": 1}', "is not what a finished run or comparison left"),
+        ('{"verdict": {}, "schema": 2}', "is not what a finished run or comparison left"),
         ('{"verdict": {}, "schema": 99}', "has schema 99"),
-        ('{"schema": 1, "name": "a", "epochs": []}', "is not what a finished run"),
+        ('{"schema": 2, "name": "a", "epochs": []}', "is not what a finished run"),
     ],
 )
 def test_other_files_are_refused_in_one_line(tmp_path, content, why):

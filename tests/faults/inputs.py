@@ -297,7 +297,7 @@ def _runs(recipes: tuple[bytes, ...]) -> bytes:
     from budgerigar import recipe_text
 
     listed = [recipe_text.from_tree(yaml.safe_load(one), "recipe") for one in recipes[:2]]
-    return _dumped({"schema": 1, "runs": [one.model_dump(mode="json") for one in listed]})
+    return _dumped({"schema": 2, "runs": [one.model_dump(mode="json") for one in listed]})
 
 
 def _resumed(path: Path) -> None:

@@ -104,7 +104,7 @@ def a_line_without_a_step(folder: Path) -> None:
 
 
 def a_comparison_without_a_verdict(folder: Path) -> None:
-    (folder / "comparison.json").write_text('{"schema": 1, "verdict": 3}')
+    (folder / "comparison.json").write_text('{"schema": 2, "verdict": 3}')
     Comparison(folder)
 
 
