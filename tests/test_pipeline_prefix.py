@@ -11,11 +11,19 @@ import torch
 
 from budgerigar import adapters, pipeline
 from budgerigar.conductor import Conductor
-from budgerigar.encoder import prefix
+from budgerigar.encoder import frozen, prefix
 from budgerigar.encoder.prefix import FOLDER_VARIABLE, LIMIT_VARIABLE, PrefixCache
 
 WIDTH = 32
 SETS = ("train", "validation")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def on_the_disk():
+    """A GPU would keep what frozen layers give in its own memory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frozen, "KEEP", ())
+        yield
 
 
 @pytest.fixture
