@@ -93,9 +93,7 @@ def ragged(starts_B: np.ndarray, lengths_B: np.ndarray, rows: int, device: torch
     texts = len(lengths_B)
     text_T = np.full(rows, texts, dtype=np.int64)
     within_T = np.zeros(rows, dtype=np.int64)
-    token_T = np.repeat(starts_B - np.cumsum(lengths_B) + lengths_B, lengths_B) + np.arange(
-        lengths_B.sum()
-    )
+    token_T = rows_of(starts_B, lengths_B)
     text_T[token_T] = np.repeat(np.arange(texts), lengths_B)
     within_T[token_T] = token_T - np.repeat(starts_B, lengths_B)
     groups, token_P, place_T = _padded_view(starts_B, lengths_B, rows, device)
@@ -114,6 +112,17 @@ def ragged(starts_B: np.ndarray, lengths_B: np.ndarray, rows: int, device: torch
         ends_S=torch.from_numpy(ends_S).to(device) if device.type == "cuda" else None,
         longest=int(np.diff(ends_S).max()),
     )
+
+
+def rows_of(starts_B: np.ndarray, lengths_B: np.ndarray) -> np.ndarray:
+    """The numbers of all rows of some texts, one text after another.
+
+    Args:
+        starts_B, lengths_B: first row and number of rows of each.
+    """
+    before_B = np.cumsum(lengths_B) - lengths_B
+    rows: np.ndarray = np.repeat(starts_B - before_B, lengths_B) + np.arange(lengths_B.sum())
+    return rows
 
 
 def _padded_view(
@@ -218,7 +227,7 @@ def _forwards(qkv_T3D: torch.Tensor, where: Ragged, heads: int) -> torch.Tensor:
         length, starts_G = int(where.lengths_B[texts_G[0]]), where.starts_B[texts_G]
         rows: slice | torch.Tensor = slice(starts_G[0], starts_G[0] + length * len(texts_G))
         if (np.diff(starts_G) != length).any():
-            rows = _tensor((starts_G[:, None] + np.arange(length)).ravel(), qkv_T3D.device)
+            rows = _tensor(rows_of(starts_G, where.lengths_B[texts_G]), qkv_T3D.device)
         apart = qkv_T3D[rows].view(len(texts_G), length, 3, heads, -1).permute(2, 0, 3, 1, 4)
         query, key, value = apart.to(exact).unbind(0)
         context = F.scaled_dot_product_attention(query, key, value).transpose(1, 2)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from budgerigar.console import Progress, note
-from budgerigar.encoder.attention import Ragged, ragged
+from budgerigar.encoder.attention import Ragged, ragged, rows_of
 from budgerigar.encoder.interface import Tokens
 from budgerigar.encoder.model import Member, PackedEncoder
 from budgerigar.encoder.prefix import PrefixCache
@@ -119,10 +119,10 @@ class PrefixedTexts:
 
     def read(self, texts: np.ndarray) -> torch.Tensor:
         """The prefix's output for some texts, as it is kept, packed in the order given."""
-        if isinstance(self.rows, torch.Tensor):
-            numbers = torch.from_numpy(rows_of_texts(self.row_offsets, texts))
-            return self.rows.index_select(0, numbers.to(self.rows.device))
         starts, ends = self.row_offsets[texts], self.row_offsets[texts + 1]
+        if isinstance(self.rows, torch.Tensor):
+            numbers = torch.from_numpy(rows_of(starts, ends - starts))
+            return self.rows.index_select(0, numbers.to(self.rows.device))
         pieces = [self.rows[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
         return torch.from_numpy(np.concatenate(pieces))
 
@@ -272,22 +272,9 @@ class FrozenBase:
             fitting = int(np.searchsorted(ends, before + tokens, side="right"))
             chosen = order[first : max(first + 1, fitting)]
             hidden, _ = self.compute(texts, self.pack(texts, [numbers[chosen]]), layers)
-            rows = rows_of_texts(offsets, chosen)
+            rows = rows_of(offsets[chosen], np.diff(offsets)[chosen])
             yield rows, hidden[: len(rows)].to(encoder.number_type)
             first += len(chosen)
-
-
-def rows_of_texts(offsets: np.ndarray, texts: np.ndarray) -> np.ndarray:
-    """The numbers of all rows of some texts, one text after another.
-
-    Args:
-        offsets: first row of each text there is, and the end.
-        texts: which, in their order.
-    """
-    counts = offsets[texts + 1] - offsets[texts]
-    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    numbers: np.ndarray = np.repeat(offsets[texts], counts) + within
-    return numbers
 
 
 def has_room(kept: int, size: int) -> bool:
