@@ -438,8 +438,9 @@ def test_bfloat16_is_no_further_from_float32_than_transformers_is(base_of, famil
         )
         assert own > 0
         more.append(own / other - 1)
-    # Which of the two is nearer differs from batch to batch, most with ModernBERT.
-    assert np.mean(more) <= min(0.1, 2 * np.std(more, ddof=1) / len(more) ** 0.5), more
+    # With ModernBERT it is chance which of the two is nearer on a batch.
+    by_chance = min(0.1, 2 * np.std(more, ddof=1) / len(more) ** 0.5)
+    assert np.mean(more) <= (by_chance if family == "modernbert" else 0.0), more
 
 
 def test_dropout_keeps_the_mean_and_differs_by_stream(base_of):
