@@ -6,6 +6,7 @@ Shape letters: B texts, T packed tokens of all runs, D hidden width, I inputs, C
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -102,30 +103,34 @@ class PackedEncoder(ABC):
         """The updates at work on one product, whose outputs are those of `names` in order."""
         uses = []
         for some in _side_by_side(members):
-            for place, name in enumerate(names):
-                found = [member.updates.get((number, name)) for member in some]
-                updates = [update for update in found if update is not None]
-                together = len(updates) == len(some) and len({u.alike for u in updates}) == 1
-                if together:
-                    rows = slice(some[0].rows(of_texts).start, some[-1].rows(of_texts).stop)
-                    uses.append(self._use(updates, rows, place, some[0].stream))
-                    continue
-                for member, update in zip(some, found, strict=True):
-                    if update is not None:
-                        rows = member.rows(of_texts)
-                        uses.append(self._use([update], rows, place, member.stream))
+            # Runs side by side whose updates are alike are multiplied together.
+            for _, runs in itertools.groupby(some, lambda one: _kind(one, number, names)):
+                own = list(runs)
+                places = [at for at, name in enumerate(names) if (number, name) in own[0].updates]
+                if places:
+                    updates = [
+                        tuple(run.updates[number, names[at]] for at in places) for run in own
+                    ]
+                    rows = slice(own[0].rows(of_texts).start, own[-1].rows(of_texts).stop)
+                    uses.append(self._use(updates, rows, places, own[0].stream))
         return uses
 
     def _use(
-        self, updates: Sequence[Factors], rows: slice, place: int, stream: Stream | None
+        self,
+        updates: Sequence[tuple[Factors, ...]],
+        rows: slice,
+        places: Sequence[int],
+        stream: Stream | None,
     ) -> Use:
-        """Updates that are alike, of runs side by side, on the matrix at a place of a product."""
-        (outputs, _), inputs = updates[0].b_OR.shape, updates[0].a_RI.shape[1]
-        rate, keep_TI, scale = updates[0].dropout, None, updates[0].scale
-        if stream is not None and rate:
-            scale *= keep_scale(rate)
-            keep_TI = self._mask(stream, rows.stop - rows.start, inputs, rate)
-        columns = slice(place * outputs, (place + 1) * outputs)
+        """Updates of runs side by side, by run and by matrix, on the matrices at some places of
+        a product."""
+        first = updates[0][0]
+        (outputs, _), inputs = first.b_OR.shape, first.a_RI.shape[1]
+        keep_TI, scale = None, 1.0
+        if stream is not None and first.dropout:
+            scale = keep_scale(first.dropout)
+            keep_TI = self._mask(stream, rows.stop - rows.start, inputs, first.dropout)
+        columns = tuple(slice(at * outputs, (at + 1) * outputs) for at in places)
         return Use(tuple(updates), rows, columns, keep_TI, scale)
 
     def keep(
@@ -179,6 +184,12 @@ def _side_by_side(members: Sequence[Member]) -> list[Sequence[Member]]:
     if members and isinstance(members[0].stream, torch.Generator):
         return [members]
     return [[member] for member in members]
+
+
+def _kind(member: Member, number: int, names: Sequence[str]) -> list[object]:
+    """What runs must have in common to be multiplied together on one product."""
+    updates = [member.updates.get((number, name)) for name in names]
+    return [update and update.alike for update in updates]
 
 
 def linear(x: torch.Tensor, head: Head, path: str) -> torch.Tensor:

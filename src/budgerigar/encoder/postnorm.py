@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from budgerigar.encoder.attention import Ragged, attend, attend_first
 from budgerigar.encoder.dropout import Stream, masked
 from budgerigar.encoder.families import Family
-from budgerigar.encoder.lora import Use, adapted_product, by_run
+from budgerigar.encoder.lora import adapted_product, by_run
 from budgerigar.encoder.model import Head, Member, PackedEncoder, linear, on_device
 from budgerigar.encoder.products import Product
 from budgerigar.encoder.weights import Layer, Norm, Weights
@@ -176,12 +176,9 @@ class PostNormEncoder(PackedEncoder):
         query_HBK = query_BD.unflatten(1, (heads, -1)).transpose(0, 1)
         queries = [torch.bmm(query_HBK, key.float().unflatten(0, (heads, -1)))]
         features = [x_TD]
-        if added := self._low_rank(number, "key", x_TD, members):
+        if added := self._low_rank(number, x_TD, members):
             features.append(added.low_TR)
-            queries.append(added.times_half(query_HBK, members))
-        if added := self._low_rank(number, "value", x_TD, members):
-            features.append(added.low_TR)
-            queries.append(query_HBK.new_zeros((*query_HBK.shape[:2], added.low_TR.shape[1])))
+            queries.append(added.of_keys(query_HBK))
         mixed_HBE = attend_first(
             torch.cat(features, 1),
             torch.cat(queries, 2).transpose(0, 1).contiguous(),
@@ -191,73 +188,74 @@ class PostNormEncoder(PackedEncoder):
         value_HDK = value.float().unflatten(0, (heads, -1)).transpose(1, 2)
         context_HBK = torch.bmm(mixed_HBE[:, :, :width], value_HDK)
         if added:
-            low_HBR = mixed_HBE[:, :, -added.low_TR.shape[1] :]
-            context_HBK = context_HBK + added.times_half(low_HBR, members)
+            context_HBK = context_HBK + added.of_values(mixed_HBE[:, :, width:])
         context_BD = context_HBK.transpose(0, 1).flatten(1) + value_bias
         narrowed: torch.Tensor = context_BD.to(self.number_type)
         return narrowed
 
     def _low_rank(
-        self, number: int, name: str, x_TD: torch.Tensor, members: Sequence[Member]
+        self, number: int, x_TD: torch.Tensor, members: Sequence[Member]
     ) -> _ByHead | None:
-        """Updates of the last layer's keys or values, as features of the tokens."""
-        found = self.uses(number, (name,), members, of_texts=False)
-        if not found:
+        """Updates of the last layer's keys and values, as features of the tokens."""
+        uses = {
+            use.rows.start: use
+            for use in self.uses(number, ("key", "value"), members, of_texts=False)
+        }
+        if not uses:
             return None
-        if len(found[0].factors) == len(members) > 1:
-            return self._low_rank_together(found[0], x_TD, transposed=name == "value")
-        uses = {use.rows.start: use for use in found}
-        rank = max(use.factors[0].a_RI.shape[0] for use in found)
+        rank = max(use.ranks()[-1].stop for use in uses.values())
+        heads, width = self.numbers.heads, self.width
         low: list[torch.Tensor] = []
-        halves: list[torch.Tensor | None] = []
-        for member in members:
-            use = uses.get(member.tokens.start)
-            if use is None:
-                tokens = member.tokens.stop - member.tokens.start
-                low.append(x_TD.new_zeros((tokens, rank)))
-                halves.append(None)
+        halves: list[tuple[slice, torch.Tensor]] = []
+        done = 0
+        for place, member in enumerate(members):
+            if member.tokens.start < done:
                 continue
-            a_RI, b_OR = use.halves()
-            missing = (0, rank - a_RI.shape[0])
-            low.append(F.pad(use.input_of(x_TD) @ a_RI.t() * use.scale, missing))
-            halves.append(F.pad(b_OR, missing).unflatten(0, (self.numbers.heads, -1)))
-        return _ByHead(torch.cat(low), halves, transposed=name == "value")
-
-    def _low_rank_together(self, use: Use, x_TD: torch.Tensor, *, transposed: bool) -> _ByHead:
-        """The same where one product computes all runs."""
-        a_NRI, b_NOR = torch.stack(use.halves()[::2]), torch.stack(use.halves()[1::2])
-        low_NTR = torch.bmm(by_run(use.input_of(x_TD), len(a_NRI)), a_NRI.mT) * use.scale
-        return _ByHead(
-            low_NTR.flatten(0, 1), b_NOR.unflatten(1, (self.numbers.heads, -1)), transposed
-        )
+            use, done = uses.get(member.tokens.start), member.tokens.stop
+            if use is None:
+                low.append(x_TD.new_zeros((done - member.tokens.start, rank)))
+                nothing = x_TD.new_zeros((1, 2, heads, width // heads, rank))
+                halves.append((member.texts, nothing))
+                continue
+            done = use.rows.stop
+            last = members[place + len(use.factors) - 1]
+            a_NRI, b_NOR = use.joined(use.halves(), x_TD.dtype)
+            missing = rank - a_NRI.shape[1]
+            low_NTR = torch.matmul(by_run(use.input_of(x_TD), len(a_NRI)), a_NRI.mT)
+            low.append(F.pad(low_NTR.flatten(0, 1), (0, missing)))
+            sides = (use.span.start, 2 * width - use.span.stop)
+            b_NOR = F.pad(b_NOR, (0, missing, *sides))
+            own = slice(member.texts.start, last.texts.stop)
+            halves.append((own, b_NOR.unflatten(1, (2, heads, -1))))
+        return _ByHead(torch.cat(low), halves)
 
 
 @dataclass(frozen=True)
 class _ByHead:
-    """Low-rank updates of keys or values: features `[T, R]` and a half for each run,
-    `[H, K, R]`, which is used transposed on values; None where a run has no update. The halves
-    of runs that have equal shares of the texts may be one tensor `[N, H, K, R]`."""
+    """Low-rank updates of keys and values, as features of the tokens.
+
+    Attributes:
+        low_TR: the features.
+        halves: for texts of runs with equal shares the other halves, `[N, 2, H, K, R]`, of keys
+            and of values; zero where a run has no update.
+    """
 
     low_TR: torch.Tensor
-    halves: list[torch.Tensor | None] | torch.Tensor
-    transposed: bool
+    halves: list[tuple[slice, torch.Tensor]]
 
-    def times_half(self, x_HBX: torch.Tensor, members: Sequence[Member]) -> torch.Tensor:
-        """Each run's texts times its half, head by head."""
-        if isinstance(self.halves, torch.Tensor):
-            own_NHBX = x_HBX.unflatten(1, (len(self.halves), -1)).transpose(0, 1)
-            half_NHXY = self.halves.mT if self.transposed else self.halves
-            return torch.matmul(own_NHBX, half_NHXY).transpose(0, 1).flatten(1, 2)
-        width = next(
-            half.shape[1 if self.transposed else 2] for half in self.halves if half is not None
-        )
+    def of_keys(self, query_HBK: torch.Tensor) -> torch.Tensor:
+        """What each text's query asks of the features, `[H, B, R]`."""
+        return self._by_run(query_HBK, [half[:, 0] for _, half in self.halves])
+
+    def of_values(self, mixed_HBR: torch.Tensor) -> torch.Tensor:
+        """What mixed features add to the contexts, `[H, B, K]`."""
+        return self._by_run(mixed_HBR, [half[:, 1].mT for _, half in self.halves])
+
+    def _by_run(self, x_HBX: torch.Tensor, halves: Sequence[torch.Tensor]) -> torch.Tensor:
         parts = []
-        for member, half in zip(members, self.halves, strict=True):
-            own = x_HBX[:, member.texts]
-            if half is None:
-                parts.append(own.new_zeros((*own.shape[:2], width)))
-            else:
-                parts.append(torch.bmm(own, half.transpose(1, 2) if self.transposed else half))
+        for (texts, _), half_NHXY in zip(self.halves, halves, strict=True):
+            own_NHBX = x_HBX[:, texts].unflatten(1, (len(half_NHXY), -1)).transpose(0, 1)
+            parts.append(torch.matmul(own_NHBX, half_NHXY).transpose(0, 1).flatten(1, 2))
         return torch.cat(parts, 1)
 
 
