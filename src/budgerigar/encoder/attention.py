@@ -31,6 +31,7 @@ class Group:
         start: its first place in the padded view.
         size: texts G.
         longest: tokens L.
+        shortest: tokens of its shortest text, or fewer.
         texts: their numbers in the batch, `[G]`.
         padding_GL: True where there is no token; None where every text is of length L.
     """
@@ -38,6 +39,7 @@ class Group:
     start: int
     size: int
     longest: int
+    shortest: int
     texts: torch.Tensor
     padding_GL: torch.Tensor | None
 
@@ -143,7 +145,10 @@ def _padded_view(
         token_GL = starts_B[texts, None] + np.where(inside_GL, within_L, 0)
         place_T[token_GL[inside_GL]] = start + np.flatnonzero(inside_GL)
         padding_GL = None if inside_GL.all() else torch.from_numpy(~inside_GL).to(device)
-        groups.append(Group(start, len(texts), longest, _tensor(texts, device), padding_GL))
+        shortest = int(lengths_B[texts[-1]])
+        groups.append(
+            Group(start, len(texts), longest, shortest, _tensor(texts, device), padding_GL)
+        )
         tokens.append(token_GL.ravel())
         start += token_GL.size
         first += len(texts)
@@ -254,7 +259,7 @@ class _Attention(torch.autograd.Function):
         saved: list[torch.Tensor] = []
         for group in where.groups:
             query, key, value = _split_heads(qkv_P3D[group.places], group, 3, heads)
-            scores = torch.bmm(query, key.transpose(1, 2)).mul_(scale)
+            scores = _scaled(query, key.transpose(1, 2), scale)
             _hide(scores, group, heads, window)
             probabilities = scores.softmax(-1)
             _merge_heads(torch.bmm(probabilities, value), group, heads, context_PD[group.places])
@@ -277,10 +282,10 @@ class _Attention(torch.autograd.Function):
                 context_PD[group.places].masked_fill_(group.padding_GL.reshape(-1, 1), 0.0)
             (context,) = _split_heads(context_PD[group.places], group, 1, ctx.heads)
             toward = torch.bmm(context, value.transpose(1, 2))
-            scores = _softmax_backward(toward, probabilities).mul_(ctx.scale)
+            scores = _softmax_backward(toward, probabilities)
             parts = (
-                torch.bmm(scores, key),
-                torch.bmm(scores.transpose(1, 2), query),
+                _scaled(scores, key, ctx.scale),
+                _scaled(scores.transpose(1, 2), query, ctx.scale),
                 torch.bmm(probabilities.transpose(1, 2), context),
             )
             for part, columns in zip(parts, qkv_P3D[group.places].split(width, 1), strict=True):
@@ -301,7 +306,7 @@ class _FirstAttention(torch.autograd.Function):
         for group in where.groups:
             features = features_PE[group.places].view(group.size, group.longest, -1)
             queries = queries_BHE.index_select(0, group.texts)
-            scores = torch.bmm(queries, features.transpose(1, 2)).mul_(scale)
+            scores = _scaled(queries, features.transpose(1, 2), scale)
             if group.padding_GL is not None:
                 scores.masked_fill_(group.padding_GL[:, None, :], float("-inf"))
             probabilities = scores.softmax(-1)
@@ -340,6 +345,12 @@ def _packed(padded: torch.Tensor, where: Ragged) -> torch.Tensor:
     return rows if where.idle is None else rows.index_fill_(0, where.idle, 0.0)
 
 
+def _scaled(left: torch.Tensor, right: torch.Tensor, scale: float) -> torch.Tensor:
+    """Batched products times a number, without a pass of its own for it."""
+    out = left.new_empty((*left.shape[:2], right.shape[2]))
+    return out.baddbmm_(left, right, beta=0.0, alpha=scale)
+
+
 def _softmax_backward(toward: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
     return torch._softmax_backward_data(toward, probabilities, -1, toward.dtype)
 
@@ -349,7 +360,9 @@ def _hide(scores: torch.Tensor, group: Group, heads: int, window: int | None) ->
     by_text = scores.view(group.size, heads, group.longest, group.longest)
     if window is None or group.longest <= window:
         if group.padding_GL is not None:
-            by_text.masked_fill_(group.padding_GL[:, None, None, :], float("-inf"))
+            # Nothing is hidden of the tokens that every text has.
+            some = slice(group.shortest, None)
+            by_text[..., some].masked_fill_(group.padding_GL[:, None, None, some], float("-inf"))
         return
     place_L = torch.arange(group.longest, device=scores.device)
     hidden_GLL = ((place_L[:, None] - place_L).abs() > window).repeat(group.size, 1, 1)

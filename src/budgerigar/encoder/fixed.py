@@ -102,7 +102,8 @@ class FixedBatch:
         starts_NS = torch.cat([starts_B.view(shape.runs, -1), idle_NI], 1)
         ends_S = torch.cat([starts_NS.flatten(), row_T[-1:] + 1]).int()
         texts = shape.runs * shape.texts
-        view = Group(0, texts, shape.places, torch.arange(texts, device=device), ~inside_BL)
+        numbers_B = torch.arange(texts, device=device)
+        view = Group(0, texts, shape.places, 0, numbers_B, ~inside_BL)
         nowhere = np.empty(0, np.int64)
         where = Ragged(
             starts_B=nowhere,
