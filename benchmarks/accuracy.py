@@ -36,6 +36,7 @@ SIDES = {
     "engine, prefix dropout": ("agnews-adamw", TEXTBOOK),
     "transformers + PEFT": ("agnews-adamw", REFERENCE),
     "agnews-best": ("agnews-best", {}),
+    "agnews-deep": ("agnews-deep", {"adapter.layers": "last:3"}),
 }
 FULL = "full fine-tuning"
 FULL_RATE = 5e-5
