@@ -36,7 +36,7 @@ SIDES = {
     "engine, prefix dropout": ("agnews-adamw", TEXTBOOK),
     "transformers + PEFT": ("agnews-adamw", REFERENCE),
     "agnews-best": ("agnews-best", {}),
-    "agnews-deep": ("agnews-deep", {"adapter.layers": "last:3"}),
+    "agnews-deep": ("agnews-deep", {}),
 }
 FULL = "full fine-tuning"
 FULL_RATE = 5e-5
@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4000)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--layers", default="last:2", help="that train in part: the top third")
+    parser.add_argument("--deep-layers", default="last:3", help="of agnews-deep: the upper half")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--sides", nargs="*", default=[*SIDES, FULL])
     asked = parser.parse_args()
@@ -104,7 +105,7 @@ def accuracy(side: str, seed: int, asked: argparse.Namespace) -> float:
             "data.train": asked.train,
             "data.test": asked.test,
             "data.max_rows": asked.rows,
-            "adapter.layers": asked.layers,
+            "adapter.layers": asked.deep_layers if recipe == "agnews-deep" else asked.layers,
             "seed": seed,
             **changes,
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from budgerigar.encoder import lora
 from budgerigar.encoder.lora import Factors, Use, adapted_product
 from budgerigar.encoder.products import Product
 
@@ -22,8 +23,10 @@ def factors(rank: int, scale: float, seed: int) -> Factors:
 
 @pytest.mark.parametrize("runs", [1, 3])
 @pytest.mark.parametrize("places", [(0,), (2,), (0, 2), (0, 1, 2)])
-def test_matrices_side_by_side_are_updated_as_each_alone(runs, places):
+@pytest.mark.parametrize("joined", [True, False])
+def test_matrices_side_by_side_are_updated_as_each_alone(runs, places, joined, monkeypatch):
     """Other ranks and scales, a matrix between them without an update, a mask on the input."""
+    monkeypatch.setattr(lora, "JOINED_RANK", 32 if joined else 1)
     generator = torch.Generator().manual_seed(5)
     x_TI = torch.randn(ROWS, INPUTS, generator=generator, dtype=torch.float64).requires_grad_()
     weight_OI = torch.randn(3 * OUTPUTS, INPUTS, generator=generator, dtype=torch.float64)
@@ -37,8 +40,9 @@ def test_matrices_side_by_side_are_updated_as_each_alone(runs, places):
         rows=slice(0, ROWS),
         columns=tuple(slice(place * OUTPUTS, (place + 1) * OUTPUTS) for place in places),
         keep_TI=keep_TI.to(torch.int8),
-        keep_scale=2.0,
+        growth=2.0,
     )
+    assert len(use.parts()) == (1 if joined else len(places))
     toward_TO = torch.randn(ROWS, 3 * OUTPUTS, generator=generator, dtype=torch.float64)
     wanted = [x_TI, *use.halves()]
 
@@ -60,5 +64,6 @@ def test_matrices_side_by_side_are_updated_as_each_alone(runs, places):
 
     assert torch.allclose(found_TO, expected_TO, atol=1e-5)
     for own, other in zip(found, expected, strict=True):
+        assert own.stride() == other.stride()
         assert own.shape == other.shape
         assert torch.allclose(own.double(), other, atol=1e-5)

@@ -25,12 +25,12 @@ ROWS_NB = np.array([[0, 3], [1, 2], [5, 4]])
 
 
 def runs_over(base, targets, ranks, dropouts=NO_DROPOUT, rate=0.0):
-    """Runs whose updates are far from zero, and the texts with their frozen prefix."""
+    """Runs whose updates are far from zero, and the texts with their frozen prefix; `targets` are
+    those of all runs, or a list of each one's."""
+    by_run = targets if isinstance(targets, list) else [targets] * len(ranks)
     starts = [
-        paths.Start(
-            Selection(targets, (2, 3), rank, {}, "none", "full"), LowRank(16, rate, False), n
-        )
-        for n, rank in enumerate(ranks)
+        paths.Start(Selection(own, (2, 3), rank, {}, "none", "full"), LowRank(16, rate, False), n)
+        for n, (own, rank) in enumerate(zip(by_run, ranks, strict=True))
     ]
     runs = paths.fresh_cohort(base, starts, dropouts, force_reference=False)
     for number, run in enumerate(runs):
@@ -66,9 +66,26 @@ def gradients(runs, logits):
 
 @pytest.mark.parametrize("family", ["roberta", "bert", "distilbert"])
 @pytest.mark.parametrize("targets", [("query", "value"), SIX])
-@pytest.mark.parametrize("ranks", [(4, 4, 4), (4, 2, 4)], ids=["alike", "apart"])
+@pytest.mark.parametrize("ranks", [(4, 4, 4), (4, 2, 4), (4, 4, 2), (2, 4, 4), (12, 12, 12)])
 def test_logits_and_gradients(base_of, family, targets, ranks):
-    runs, prepared = runs_over(base_of(family), targets, ranks)
+    check_logits_and_gradients(*runs_over(base_of(family), targets, ranks))
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        [("key",), ("key",), ("value",)],
+        [("query", "output"), ("value",), ("value",)],
+        [SIX, SIX, ("query",)],
+        [("attention_output",), ("key", "value"), ("key", "value")],
+    ],
+)
+def test_logits_and_gradients_of_runs_that_train_other_matrices(base_of, targets):
+    check_logits_and_gradients(*runs_over(base_of("roberta"), targets, (4, 4, 4)))
+
+
+def check_logits_and_gradients(runs, prepared):
+    """Those of batches of any shape."""
     batches = [Batch(run, own, None) for run, own in zip(runs, ROWS_NB, strict=True)]
     expected = cohort.logits(prepared, batches)
     expected_gradients = gradients(runs, expected)

@@ -346,7 +346,7 @@ def _packed(padded: torch.Tensor, where: Ragged) -> torch.Tensor:
 
 
 def _scaled(left: torch.Tensor, right: torch.Tensor, scale: float) -> torch.Tensor:
-    """Batched products times a number, without a pass of its own for it."""
+    """`[X, L, E]` times `[X, E, M]` times a number, without a pass of its own for it."""
     out = left.new_empty((*left.shape[:2], right.shape[2]))
     return out.baddbmm_(left, right, beta=0.0, alpha=scale)
 
@@ -360,7 +360,7 @@ def _hide(scores: torch.Tensor, group: Group, heads: int, window: int | None) ->
     by_text = scores.view(group.size, heads, group.longest, group.longest)
     if window is None or group.longest <= window:
         if group.padding_GL is not None:
-            # Nothing is hidden of the tokens that every text has.
+            # Every text has tokens up to the shortest: nothing is hidden there.
             some = slice(group.shortest, None)
             by_text[..., some].masked_fill_(group.padding_GL[:, None, None, some], float("-inf"))
         return

@@ -103,7 +103,8 @@ class FixedBatch:
         ends_S = torch.cat([starts_NS.flatten(), row_T[-1:] + 1]).int()
         texts = shape.runs * shape.texts
         numbers_B = torch.arange(texts, device=device)
-        view = Group(0, texts, shape.places, 0, numbers_B, ~inside_BL)
+        # The device alone knows how short the shortest is.
+        view = Group(0, texts, shape.places, 0, numbers_B, padding_GL=~inside_BL)
         nowhere = np.empty(0, np.int64)
         where = Ragged(
             starts_B=nowhere,

@@ -7,8 +7,8 @@ Shape letters: T rows (tokens or texts), I inputs, O outputs, R rank, N runs sid
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,7 +37,7 @@ class Factors:
     Attributes:
         a_RI, b_OR: its halves, float32.
         scale: by which their product is multiplied.
-        dropout: rate of dropout on its input.
+        dropout: rate of dropout on its input, one for all matrices of a run.
     """
 
     a_RI: torch.nn.Parameter
@@ -51,6 +51,11 @@ class Factors:
         return (*self.a_RI.shape, *self.b_OR.shape, self.scale, self.dropout)
 
 
+JOINED_RANK = 32
+"""Updates of matrices side by side are joined up to this rank of all: a joined B is zero but for
+its blocks, and above, its zeros cost more than fewer products save."""
+
+
 @dataclass(frozen=True)
 class Use:
     """Updates at work on a product, of its matrices side by side: they read one input, with one
@@ -62,19 +67,33 @@ class Use:
         rows: the runs' rows.
         columns: the outputs that belong to each matrix.
         keep_TI: dropout of the input; None keeps all.
-        keep_scale: by which what is kept must grow.
+        growth: of what is kept.
     """
 
     factors: tuple[tuple[Factors, ...], ...]
     rows: slice
     columns: tuple[slice, ...]
     keep_TI: torch.Tensor | None
-    keep_scale: float
+    growth: float
 
     @property
     def span(self) -> slice:
         """The outputs from the first matrix to the last."""
         return slice(self.columns[0].start, self.columns[-1].stop)
+
+    @property
+    def rank(self) -> int:
+        """That of all matrices together, R."""
+        return sum(one.a_RI.shape[0] for one in self.factors[0])
+
+    def parts(self) -> list[Use]:
+        """Itself, or one for each matrix where joining them would not pay."""
+        if self.rank <= JOINED_RANK:
+            return [self]
+        return [
+            replace(self, factors=tuple((run[at],) for run in self.factors), columns=(own,))
+            for at, own in enumerate(self.columns)
+        ]
 
     def input_of(self, x_TI: torch.Tensor) -> torch.Tensor:
         """Its rows of a product's input, after dropout."""
@@ -83,15 +102,6 @@ class Use:
     def halves(self) -> list[torch.Tensor]:
         """A and B, run by run and matrix by matrix."""
         return [half for run in self.factors for one in run for half in (one.a_RI, one.b_OR)]
-
-    def scales(self) -> list[float]:
-        """By which each matrix's update is multiplied, what dropout asks for included."""
-        return [one.scale * self.keep_scale for one in self.factors[0]]
-
-    def ranks(self) -> list[slice]:
-        """Each matrix's part of the ranks of all."""
-        ends = list(itertools.accumulate(one.a_RI.shape[0] for one in self.factors[0]))
-        return [slice(first, last) for first, last in itertools.pairwise([0, *ends])]
 
     def joined(
         self, halves: Sequence[torch.Tensor], number_type: torch.dtype
@@ -106,34 +116,40 @@ class Use:
         Returns:
             `[N, R, I]` and, over `span`, `[N, O, R]`.
         """
-        apart = 2 * len(self.columns)
-        by_half = [torch.stack(list(halves[place::apart])) for place in range(apart)]
+        step = 2 * len(self.columns)
+        by_half = [torch.stack(list(halves[place::step])) for place in range(step)]
         a_NRI = torch.cat(by_half[::2], 1).to(number_type)
-        outputs = self.span.stop - self.span.start
-        b_NOR = a_NRI.new_zeros((len(a_NRI), outputs, a_NRI.shape[1]))
-        for own_NOR, (rows, ranks), scale in zip(
-            by_half[1::2], self._blocks(), self.scales(), strict=True
-        ):
-            b_NOR[:, rows, ranks] = own_NOR * scale
+        b_NOR = a_NRI.new_zeros((len(a_NRI), self.span.stop - self.span.start, self.rank))
+        for own_NOR, (outputs, ranks, scale) in zip(by_half[1::2], self._blocks(), strict=True):
+            b_NOR[:, outputs, ranks] = own_NOR * scale
         return a_NRI, b_NOR
 
     def apart(self, da_NRI: torch.Tensor, db_NOR: torch.Tensor) -> list[torch.Tensor]:
         """Gradients of what `joined` gave -> of the halves, in their order, float32."""
-        da_NRI, db_NOR = da_NRI.float(), db_NOR.float()
+        # Laid out as the halves are, or autograd would copy each gradient.
+        da_NRI, db_NOR = (
+            gradient.to(torch.float32, memory_format=torch.contiguous_format)
+            for gradient in (da_NRI, db_NOR)
+        )
         by_half: list[torch.Tensor] = []
-        for (rows, ranks), scale in zip(self._blocks(), self.scales(), strict=True):
-            by_half += [da_NRI[:, ranks], db_NOR[:, rows, ranks] * scale]
+        for outputs, ranks, scale in self._blocks():
+            by_half += [da_NRI[:, ranks], db_NOR[:, outputs, ranks] * scale]
         return [half for run in zip(*by_half, strict=True) for half in run]
 
-    def _blocks(self) -> list[tuple[slice, slice]]:
-        """Where each matrix has its block of the joined B: outputs and ranks."""
-        first = self.span.start
-        rows = [slice(own.start - first, own.stop - first) for own in self.columns]
-        return list(zip(rows, self.ranks(), strict=True))
+    def _blocks(self) -> Iterator[tuple[slice, slice, float]]:
+        """Where each matrix has its block of the joined B, outputs and ranks, and by which its
+        update is multiplied."""
+        first = 0
+        for own, one in zip(self.columns, self.factors[0], strict=True):
+            last = first + one.a_RI.shape[0]
+            outputs = slice(own.start - self.span.start, own.stop - self.span.start)
+            yield outputs, slice(first, last), one.scale * self.growth
+            first = last
 
 
 def adapted_product(x_TI: torch.Tensor, product: Product, uses: Sequence[Use]) -> torch.Tensor:
     """A frozen product and the updates on it, in the number type of `x_TI`."""
+    uses = [part for use in uses for part in use.parts()]
     halves = [half for use in uses for half in use.halves()]
     y_TO: torch.Tensor = _AdaptedProduct.apply(  # type: ignore[no-untyped-call]
         x_TI, product, uses, *halves
@@ -157,7 +173,7 @@ class _AdaptedProduct(torch.autograd.Function):
         saved: list[torch.Tensor] = []
         given = iter(halves)
         for use in uses:
-            own = [next(given) for _ in use.halves()]
+            own = list(itertools.islice(given, len(use.halves())))
             a_NRI, b_NOR = use.joined(own, x_TI.dtype)
             runs = len(a_NRI)
             inputs_NTI = by_run(use.input_of(x_TI), runs)

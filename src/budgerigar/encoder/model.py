@@ -126,12 +126,12 @@ class PackedEncoder(ABC):
         a product."""
         first = updates[0][0]
         (outputs, _), inputs = first.b_OR.shape, first.a_RI.shape[1]
-        keep_TI, scale = None, 1.0
+        keep_TI, growth = None, 1.0
         if stream is not None and first.dropout:
-            scale = keep_scale(first.dropout)
+            growth = keep_scale(first.dropout)
             keep_TI = self._mask(stream, rows.stop - rows.start, inputs, first.dropout)
         columns = tuple(slice(at * outputs, (at + 1) * outputs) for at in places)
-        return Use(tuple(updates), rows, columns, keep_TI, scale)
+        return Use(tuple(updates), rows, columns, keep_TI, growth)
 
     def keep(
         self, number: int, members: Sequence[Member], rows: int, width: int, of_texts: bool

@@ -163,8 +163,8 @@ class PostNormEncoder(PackedEncoder):
         """Attention of token 0 alone, without a key or a value for every token.
 
         scores_h = X (W_k,h^T q_h): the keys' bias is the same for all tokens and drops out of
-        the softmax. context_h = W_v,h (sum_i a_i x_i) + b_v,h. A low-rank update of W_k or W_v
-        adds R features to each token, with their own dropout, and fits the same form.
+        the softmax. context_h = W_v,h (sum_i a_i x_i) + b_v,h. Low-rank updates of W_k and W_v add
+        R features to each token, of its state after their dropout, and fit the same form.
         """
         layer, heads, width = self.weights.layers[number], self.numbers.heads, self.width
         _, key, value = layer.qkv.weight_OI.split(width)
@@ -203,31 +203,35 @@ class PostNormEncoder(PackedEncoder):
         }
         if not uses:
             return None
-        rank = max(use.ranks()[-1].stop for use in uses.values())
+        rank = max(use.rank for use in uses.values())
         heads, width = self.numbers.heads, self.width
         low: list[torch.Tensor] = []
-        halves: list[tuple[slice, torch.Tensor]] = []
+        b_halves: list[tuple[slice, torch.Tensor]] = []
         done = 0
         for place, member in enumerate(members):
             if member.tokens.start < done:
-                continue
-            use, done = uses.get(member.tokens.start), member.tokens.stop
+                continue  # In a use that began before.
+            use = uses.get(member.tokens.start)
             if use is None:
+                done = member.tokens.stop
                 low.append(x_TD.new_zeros((done - member.tokens.start, rank)))
                 nothing = x_TD.new_zeros((1, 2, heads, width // heads, rank))
-                halves.append((member.texts, nothing))
+                b_halves.append((member.texts, nothing))
                 continue
             done = use.rows.stop
             last = members[place + len(use.factors) - 1]
             a_NRI, b_NOR = use.joined(use.halves(), x_TD.dtype)
-            missing = rank - a_NRI.shape[1]
-            low_NTR = torch.matmul(by_run(use.input_of(x_TD), len(a_NRI)), a_NRI.mT)
-            low.append(F.pad(low_NTR.flatten(0, 1), (0, missing)))
-            sides = (use.span.start, 2 * width - use.span.stop)
-            b_NOR = F.pad(b_NOR, (0, missing, *sides))
-            own = slice(member.texts.start, last.texts.stop)
-            halves.append((own, b_NOR.unflatten(1, (2, heads, -1))))
-        return _ByHead(torch.cat(low), halves)
+            low_NTR = torch.bmm(by_run(use.input_of(x_TD), len(a_NRI)), a_NRI.mT)
+            low.append(_widened(low_NTR.flatten(0, 1), 0, rank - use.rank))
+            b_NOR = _widened(b_NOR, 0, rank - use.rank, use.span.start, 2 * width - use.span.stop)
+            texts = slice(member.texts.start, last.texts.stop)
+            b_halves.append((texts, b_NOR.unflatten(1, (2, heads, -1))))
+        return _ByHead(torch.cat(low), b_halves)
+
+
+def _widened(x: torch.Tensor, *sides: int) -> torch.Tensor:
+    """With zeros at its sides; the same tensor where there are none to add."""
+    return F.pad(x, sides) if any(sides) else x
 
 
 @dataclass(frozen=True)
@@ -236,24 +240,25 @@ class _ByHead:
 
     Attributes:
         low_TR: the features.
-        halves: for texts of runs with equal shares the other halves, `[N, 2, H, K, R]`, of keys
-            and of values; zero where a run has no update.
+        b_halves: for the texts of a run, or of runs with equal shares, their B by head,
+            `[N, 2, H, K, R]`, of keys and of values; zero where there is no update.
     """
 
     low_TR: torch.Tensor
-    halves: list[tuple[slice, torch.Tensor]]
+    b_halves: list[tuple[slice, torch.Tensor]]
 
     def of_keys(self, query_HBK: torch.Tensor) -> torch.Tensor:
         """What each text's query asks of the features, `[H, B, R]`."""
-        return self._by_run(query_HBK, [half[:, 0] for _, half in self.halves])
+        return self._times(query_HBK, [half[:, 0] for _, half in self.b_halves])
 
     def of_values(self, mixed_HBR: torch.Tensor) -> torch.Tensor:
         """What mixed features add to the contexts, `[H, B, K]`."""
-        return self._by_run(mixed_HBR, [half[:, 1].mT for _, half in self.halves])
+        return self._times(mixed_HBR, [half[:, 1].mT for _, half in self.b_halves])
 
-    def _by_run(self, x_HBX: torch.Tensor, halves: Sequence[torch.Tensor]) -> torch.Tensor:
+    def _times(self, x_HBX: torch.Tensor, halves: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Each run's texts times its half, `[N, H, X, Y]`, head by head: `[H, B, Y]`."""
         parts = []
-        for (texts, _), half_NHXY in zip(self.halves, halves, strict=True):
+        for (texts, _), half_NHXY in zip(self.b_halves, halves, strict=True):
             own_NHBX = x_HBX[:, texts].unflatten(1, (len(half_NHXY), -1)).transpose(0, 1)
             parts.append(torch.matmul(own_NHBX, half_NHXY).transpose(0, 1).flatten(1, 2))
         return torch.cat(parts, 1)
