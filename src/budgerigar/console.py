@@ -33,11 +33,25 @@ def result(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             raise
-        raise BudgieError(
-            "standard output could not be written",
-            why=error.strerror or str(error),
-            remedy="the result is not whole: free the disk, or name another place",
-        ) from error
+        raise unwritten(error) from error
+
+
+def unwritten(error: OSError) -> BudgieError:
+    """What is told where stdout cannot be written."""
+    return BudgieError(
+        "standard output could not be written",
+        why=error.strerror or str(error),
+        remedy="the result is not whole: free the disk, or name another place",
+    )
+
+
+def takes_output() -> bool:
+    """Whether stdout can be written: ends a line there to find out."""
+    try:
+        os.write(sys.stdout.fileno(), b"\n")
+    except OSError:
+        return False
+    return True
 
 
 def result_json(value: Any) -> None:

@@ -141,8 +141,9 @@ def test_predictions_that_do_not_fit_leave_the_file_as_it_was(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_full_standard_output_is_one_line(tmp_path):
-    command = [sys.executable, "-m", "budgerigar", "recipes", "list"]
+@pytest.mark.parametrize("words", [("recipes", "list"), ("--help",), ("train", "--help")])
+def test_a_full_standard_output_is_one_line(words):
+    command = [sys.executable, "-m", "budgerigar", *words]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
         assert done.returncode == 2

@@ -61,6 +61,9 @@ def main() -> NoReturn:
         if is_out_of_memory(error):
             told = OutOfMemory("out of memory", remedy="free memory, or split the file of texts")
             _fail(str(told), told.exit_code, error)
+        # Help is printed by typer, past the console.
+        if isinstance(error, OSError) and not console.takes_output():
+            _fail(str(console.unwritten(error)), BudgieError.exit_code, error)
         what = f"internal error: {type(error).__name__}: {error}"
         _fail(f"{what}. This is a fault of budgie; budgie --debug shows where it arose", 1, error)
     sys.exit(0)
