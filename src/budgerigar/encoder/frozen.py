@@ -272,7 +272,7 @@ class FrozenBase:
             fitting = int(np.searchsorted(ends, before + tokens, side="right"))
             chosen = order[first : max(first + 1, fitting)]
             hidden, _ = self.compute(texts, self.pack(texts, [numbers[chosen]]), layers)
-            rows = rows_of(offsets[chosen], np.diff(offsets)[chosen])
+            rows = rows_of(offsets[chosen], offsets[chosen + 1] - offsets[chosen])
             yield rows, hidden[: len(rows)].to(encoder.number_type)
             first += len(chosen)
 
