@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from budgerigar.encoder import lora
-from budgerigar.encoder.lora import Factors, Use, adapted_product
+from budgerigar.encoder.lora import EqualShares, Factors, Use, adapted_product
 from budgerigar.encoder.products import Product
 
 ROWS, INPUTS, OUTPUTS = 12, 6, 4
@@ -37,7 +37,9 @@ def test_matrices_side_by_side_are_updated_as_each_alone(runs, places, joined, m
     )
     use = Use(
         factors=updates,
+        first=0,
         rows=slice(0, ROWS),
+        shares=EqualShares(runs),
         columns=tuple(slice(place * OUTPUTS, (place + 1) * OUTPUTS) for place in places),
         keep_TI=keep_TI.to(torch.int8),
         growth=2.0,

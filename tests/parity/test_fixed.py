@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +18,7 @@ from budgerigar.encoder.cohort import Batch
 from budgerigar.encoder.dropout import Dropouts
 from budgerigar.encoder.fixed import DeviceTexts, FixedBatch
 from budgerigar.encoder.frozen import PrefixedTexts
+from budgerigar.encoder.fused import TILE
 from budgerigar.encoder.lora import LowRank
 from budgerigar.training import graphs, optimizer
 from budgerigar.training.optimizer import Rates
@@ -24,13 +28,13 @@ NO_DROPOUT = Dropouts(0.0, 0.0, prefix=False)
 ROWS_NB = np.array([[0, 3], [1, 2], [5, 4]])
 
 
-def runs_over(base, targets, ranks, dropouts=NO_DROPOUT, rate=0.0):
-    """Runs whose updates are far from zero, and the texts with their frozen prefix; `targets` are
-    those of all runs, or a list of each one's."""
-    by_run = targets if isinstance(targets, list) else [targets] * len(ranks)
+def runs_over(base, targets, ranks, dropouts=NO_DROPOUT, rate=0.0, layers=(2, 3)):
+    """Runs whose updates are far from zero, and the texts with their frozen prefix; `targets` and
+    `layers` are those of all runs, or a list of each one's."""
+    of_runs = [one if isinstance(one, list) else [one] * len(ranks) for one in (targets, layers)]
     starts = [
-        paths.Start(Selection(own, (2, 3), rank, {}, "none", "full"), LowRank(16, rate, False), n)
-        for n, (own, rank) in enumerate(zip(by_run, ranks, strict=True))
+        paths.Start(Selection(own, lay, rank, {}, "none", "full"), LowRank(16, rate, False), n)
+        for n, (own, lay, rank) in enumerate(zip(*of_runs, ranks, strict=True))
     ]
     runs = paths.fresh_cohort(base, starts, dropouts, force_reference=False)
     for number, run in enumerate(runs):
@@ -102,33 +106,41 @@ def check_logits_and_gradients(runs, prepared):
 @settings(max_examples=30, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 90), min_size=6, max_size=6),
-    rows=st.lists(st.permutations(range(6)), min_size=1, max_size=4),
+    rows=st.lists(st.permutations(range(6)), min_size=1, max_size=5),
 )
-def test_no_stretch_is_longer_than_a_texts_places(lengths, rows):
-    """What sees one another: texts, and stretches of idle rows; together they are every row."""
+def test_where_texts_and_runs_are(lengths, rows):
+    """Texts one after another with what their prefix gave; every row of a run in one of its
+    tiles."""
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    content = torch.zeros(int(offsets[-1]), 4)
+    content = torch.arange(int(offsets[-1]))[:, None].repeat(1, 4)
     prefixed = PrefixedTexts(texts_of(lengths), 2, content, offsets)
     texts, rows_NB = DeviceTexts(prefixed, content), np.array(rows)[:, :3]
     shape = texts.shape(rows_NB)
     batch = FixedBatch(texts, shape)
     batch.rows_NB.copy_(torch.from_numpy(rows_NB))
-    _, where = batch.read()
-    ends = where.ends_S.numpy()
-    stretches = np.diff(ends)
-    assert (ends[0], ends[-1]) == (0, shape.runs * shape.rows)
-    assert stretches.min() >= 0
-    assert stretches.max() <= where.longest == shape.places
-    firsts = where.first_B.numpy()
-    assert set(firsts) <= set(ends)
-    for first, length in zip(firsts, np.array(lengths)[rows_NB].ravel(), strict=True):
-        assert first + length in ends
+    hidden_TD, where, shares = batch.read()
+    ends = np.concatenate([[0], np.cumsum(np.array(lengths)[rows_NB])])
+    assert where.ends_S.tolist() == ends.tolist()
+    assert where.first_B.tolist() == ends[:-1].tolist()
+    assert where.longest >= max(np.diff(ends))
+    sources = [np.arange(offsets[row], offsets[row + 1]) for row in rows_NB.ravel()]
+    assert hidden_TD[: ends[-1], 0].tolist() == np.concatenate(sources).tolist()
+    assert len(hidden_TD) == shape.rows >= ends[-1]
+    assert shares.ends.tolist() == ends[::3].tolist()
+    found = [[] for _ in rows]
+    for run, first, last in shares.tiles_W3.tolist():
+        if run >= 0:
+            assert 0 < last - first <= TILE
+            found[run] += range(first, last)
+    assert found == [list(range(*one)) for one in itertools.pairwise(ends[::3].tolist())]
 
 
-def test_gradients_under_dropout_are_those_of_the_function_computed(base_of):
-    """Along a random direction, against a difference quotient with the same masks."""
+@pytest.mark.parametrize("layers", [(2, 3), [(2, 3), (3,), (2, 3)], [(), (3,), (2, 3)]])
+def test_gradients_under_dropout_are_those_of_the_function_computed(base_of, layers):
+    """Along a random direction, against a difference quotient with the same masks; a run drops
+    out from its lowest layer on."""
     runs, prepared = runs_over(
-        base_of("roberta"), ("all",), (3, 3, 3), Dropouts(0.2, 0.0, prefix=False), 0.2
+        base_of("roberta"), ("all",), (3, 3, 3), Dropouts(0.2, 0.0, prefix=False), 0.2, layers
     )
     batch = fixed_batch(runs, prepared)
     trained = [one.tensor for run in runs for one in run.trainables()]
@@ -140,6 +152,26 @@ def test_gradients_under_dropout_are_those_of_the_function_computed(base_of):
     assert loss().item() == loss().item() != loss(4).item()
     slope, quotient = along_a_direction(loss, trained, 1e-4)
     assert quotient == pytest.approx(slope, rel=0.02)
+
+
+def test_a_run_drops_out_from_its_lowest_layer_on(base_of):
+    """With what its layers draw, a run that trains none, beside runs that train some, has the
+    logits of one without dropout but for its head's."""
+    logits = []
+    for rate in (0.0, 0.3):
+        dropouts = Dropouts(rate, 0.0, prefix=False)
+        runs, prepared = runs_over(
+            base_of("distilbert"), ("all",), (3, 3, 3), dropouts, 0.0, [(2, 3), (), (3,)]
+        )
+        encoder = runs[0].base.encoder
+        encoder.numbers = replace(encoder.numbers, head_dropout=0.0)
+        stream = torch.Generator(runs[0].device).manual_seed(1)
+        logits.append(engine.fixed_logits(fixed_batch(runs, prepared), runs, stream))
+    differences = [
+        float((one - other).detach().abs().max()) for one, other in zip(*logits, strict=True)
+    ]
+    assert differences[0] > 1e-3 < differences[2]
+    assert differences[1] == 0
 
 
 @pytest.mark.parametrize("targets", [("query",), ("query", "value"), SIX])

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from budgerigar.encoder import fused
+
 FILL = 0.85
 """A group takes no text that is shorter than this share of its longest."""
 LARGEST_SCORES = 1 << 21
@@ -65,9 +67,10 @@ class Ragged:
         token_P: the row at each place of the padded view; padding repeats a text's first.
         place_T: the place of each row, 0 for an idle one.
         idle: the idle rows; None where there are none, or none that anything would read.
-        groups: the padded view's parts.
+        groups: the padded view's parts; none where kernels alone read the batch, which need no
+            padded view.
         ends_S: where stretches of rows end that see one another, texts and between them idle
-            rows, int32 after a 0; for the kernel of GPUs, None elsewhere.
+            rows, int32 after a 0; for kernels of GPUs, None elsewhere.
         longest: rows of the longest stretch, or more.
     """
 
@@ -173,12 +176,13 @@ def attend(
     Returns:
         The heads' contexts, side by side, `[T, D]`.
     """
+    if not where.groups:
+        assert where.ends_S is not None
+        return fused.attend(qkv_T3D, where.ends_S, heads, where.longest)
     if qkv_T3D.is_cuda and qkv_T3D.dtype != torch.float32:
         return _varlen(qkv_T3D, where, heads, window)
     goes_back = torch.is_grad_enabled() and qkv_T3D.requires_grad
-    # Batches of fixed shapes know no lengths.
-    by_length = not qkv_T3D.is_cuda and window is None and len(where.lengths_B) > 0
-    if by_length and not goes_back:
+    if not qkv_T3D.is_cuda and window is None and not goes_back:
         return _forwards(qkv_T3D, where, heads)
     context_TD: torch.Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
         qkv_T3D, where, heads, window
@@ -200,6 +204,9 @@ def attend_first(
     Returns:
         `[B, H, E]`.
     """
+    if not where.groups:
+        assert where.ends_S is not None
+        return fused.attend_first(features_TE, queries_BHE, where.ends_S, where.longest, scale)
     mixed_BHE: torch.Tensor = _FirstAttention.apply(  # type: ignore[no-untyped-call]
         features_TE, queries_BHE, where, scale
     )

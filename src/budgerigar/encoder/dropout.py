@@ -76,6 +76,32 @@ def keep_mask(
     return torch.from_numpy(kept).view(rows, width).view(torch.int8).neg_()
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """What kernels that apply dropout themselves read.
+
+    Attributes:
+        bytes_TD: random, uint8; those below `dropped` drop their values.
+        dropped: one of `VALUES`.
+    """
+
+    bytes_TD: torch.Tensor
+    dropped: int
+
+
+def draw(
+    generator: torch.Generator, rows: int, width: int, rate: float, device: torch.device
+) -> Drawn | None:
+    """Dropout of `[rows, width]` values; None where every value is kept."""
+    dropped = _dropped(rate)
+    if dropped == 0:
+        return None
+    # Eight at once: a byte by itself costs a GPU as much as a word.
+    words = torch.empty(-(-rows * width // 8), dtype=torch.int64, device=device)
+    words.random_(-(2**63), None, generator=generator)
+    return Drawn(words.view(torch.uint8)[: rows * width].view(rows, width), dropped)
+
+
 def all_kept(like: torch.Tensor, rows: int) -> torch.Tensor:
     """A mask of another height that keeps everything."""
     return like.new_full((rows, like.shape[1]), -1 if like.dtype == torch.int8 else 1)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from budgerigar.encoder import fused
 from budgerigar.encoder.attention import Ragged
 from budgerigar.encoder.fixed import DeviceTexts, FixedBatch
 from budgerigar.encoder.frozen import FrozenBase, Packing, PrefixedTexts
@@ -151,8 +152,10 @@ def texts_on_device(texts: Tokens, encoder: PackedEncoder) -> DeviceTexts | str:
     """
     if not encoder.takes_fixed_shapes:
         return "layers of this architecture take no batches of fixed shapes"
-    if encoder.number_type == torch.float32:
-        return "attention in float32 takes no batches of fixed shapes"
+    if encoder.number_type == torch.float32 and encoder.device.type == "cuda":
+        return "kernels of GPUs round float32 to fewer bits"
+    if obstacle := fused.obstacle(encoder.device.type):
+        return obstacle
     if not isinstance(texts, PrefixedTexts):
         return "no layer is frozen, or the cache has no room for what they give"
     if texts.layers == encoder.depth:
@@ -163,27 +166,28 @@ def texts_on_device(texts: Tokens, encoder: PackedEncoder) -> DeviceTexts | str:
 
 
 def fixed_logits(
-    batch: FixedBatch, runs: Sequence[PackedClassifier], stream: torch.Generator | None
+    batch: FixedBatch, runs: Sequence[PackedClassifier], stream: torch.Generator
 ) -> list[torch.Tensor]:
     """Logits `[B, C]` of each run's texts in a batch of fixed shapes; nothing waits for the GPU.
 
     Args:
         batch: the texts, all runs' equally many.
         runs: over one base, in the batch's order.
-        stream: draws the dropout of all runs; None computes without.
+        stream: draws the dropout of all runs.
     """
-    rows, texts = batch.shape.rows, batch.shape.texts
+    hidden, where, shares = batch.read()
+    texts = batch.shape.texts
     members = [
         Member(
             updates=run.adapter.updates,
-            tokens=slice(place * rows, (place + 1) * rows),
+            tokens=slice(0, batch.shape.rows),
             texts=slice(place * texts, (place + 1) * texts),
             stream=stream,
             lowest=run.lowest,
+            shares=shares,
         )
         for place, run in enumerate(runs)
     ]
-    hidden, where = batch.read()
     return _above(hidden, where, batch.texts.layers, runs, members)
 
 

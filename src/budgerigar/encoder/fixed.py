@@ -1,37 +1,39 @@
 """Training batches whose tensors keep their shapes and places, as CUDA graphs want them.
 
-Each run gets as many rows as the longest run's texts fill, rounded up: batches of few shapes
-come out, and the runs have equal shares. All that depends on the texts is worked out on the
-device from the numbers of the batch's texts, so that a replayed graph does it anew.
+The runs' texts follow one another without gaps, and the rows of all together are rounded up, so
+that batches of few shapes come out. All that depends on the texts is worked out on the device from
+the numbers of the batch's texts, so that a replayed graph does it anew.
 
-Shape letters: N runs, B texts of a run, T rows of all runs, L places of a text in the padded
-view, D hidden width.
+Shape letters: N runs, B texts of all runs, T rows of all runs, W tiles, D hidden width.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
-from budgerigar.encoder.attention import Group, Ragged
+from budgerigar.encoder.attention import Ragged
 from budgerigar.encoder.frozen import PrefixedTexts
+from budgerigar.encoder.fused import TILE, DeviceShares
 
 ROWS = 128
-"""A run has a multiple of so many rows."""
+"""One run has a multiple of so many rows; several have one that grows with their spread."""
 SHORTEST = 64
-"""Places of a text in the padded view are so many, or twice as often as needed so many."""
+"""The longest text has at most so many tokens, or twice as often as needed so many."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Of a batch: runs N, texts of each B, rows of each, places of a text L."""
+    """Of a batch: runs N, texts of each, rows T of all, tokens of the longest text or more."""
 
     runs: int
     texts: int
     rows: int
-    places: int
+    longest: int
 
 
 class DeviceTexts:
@@ -53,10 +55,11 @@ class DeviceTexts:
     def shape(self, rows_NB: np.ndarray) -> Shape:
         """The shape of the batch that texts go in."""
         lengths_NB = self.lengths[rows_NB]
-        # At least one row of a run stays idle, and one place of every text.
-        rows, longest = int(lengths_NB.sum(1).max()) + 1, int(lengths_NB.max()) + 1
-        places = max(SHORTEST, 1 << (longest - 1).bit_length())
-        return Shape(len(rows_NB), rows_NB.shape[1], -(-rows // ROWS) * ROWS, places)
+        runs, texts = rows_NB.shape
+        multiple = ROWS * math.isqrt(runs)
+        rows = -(-int(lengths_NB.sum()) // multiple) * multiple
+        longest = max(SHORTEST, 1 << (int(lengths_NB.max()) - 1).bit_length())
+        return Shape(runs, texts, rows, longest)
 
 
 class FixedBatch:
@@ -73,51 +76,50 @@ class FixedBatch:
             (shape.runs, shape.texts), dtype=torch.int64, device=texts.rows.device
         )
 
-    def read(self) -> tuple[torch.Tensor, Ragged]:
-        """The prefix's output for the texts, `[T, D]` float32, and where each of them is.
+    def read(self) -> tuple[torch.Tensor, Ragged, DeviceShares]:
+        """The prefix's output for the texts, `[T, D]` float32, where each text is, and each run.
 
-        A run's idle rows hold some row's numbers, see one another alone, and are read by nobody.
+        Rows after the last text hold some row's numbers, and are read by nobody.
         """
         shape, device, rows_B = self.shape, self.rows_NB.device, self.rows_NB.flatten()
         sources_B = self.texts.offsets_B.index_select(0, rows_B)
         lengths_B = self.texts.offsets_B.index_select(0, rows_B + 1) - sources_B
-        ends_NB = lengths_B.view(shape.runs, shape.texts).cumsum(1)
-        all_rows = shape.runs * shape.rows
-        ends_NB += torch.arange(0, all_rows, shape.rows, device=device)[:, None]
-        starts_B = ends_NB.flatten() - lengths_B
-        row_T = torch.arange(all_rows, device=device)
-        text_T = torch.searchsorted(starts_B, row_T, right=True) - 1
+        ends_B = lengths_B.cumsum(0)
+        starts_B = ends_B - lengths_B
+        row_T = torch.arange(shape.rows, device=device)
+        text_T = torch.searchsorted(ends_B, row_T, right=True).clamp_(max=len(ends_B) - 1)
         within_T = row_T - starts_B.index_select(0, text_T)
-        inside_T = within_T < lengths_B.index_select(0, text_T)
+        inside_T = row_T < ends_B[-1]
         source_T = torch.where(inside_T, sources_B.index_select(0, text_T) + within_T, 0)
         hidden_TD = self.texts.rows.index_select(0, source_T).float()
-        place_L = torch.arange(shape.places, device=device)
-        inside_BL = place_L < lengths_B[:, None]
-        token_BL = starts_B[:, None] + torch.where(inside_BL, place_L, 0)
-        # Idle rows see one another in stretches no longer than a text's places: a kernel of
-        # GPUs takes as many steps as the longest stretch needs.
-        idle_I = torch.arange(0, shape.rows - shape.texts, shape.places, device=device)
-        run_ends_N = torch.arange(shape.rows, all_rows + 1, shape.rows, device=device)
-        idle_NI = torch.minimum(ends_NB[:, -1:] + idle_I, run_ends_N[:, None])
-        starts_NS = torch.cat([starts_B.view(shape.runs, -1), idle_NI], 1)
-        ends_S = torch.cat([starts_NS.flatten(), row_T[-1:] + 1]).int()
-        texts = shape.runs * shape.texts
-        numbers_B = torch.arange(texts, device=device)
-        # The device alone knows how short the shortest is.
-        view = Group(0, texts, shape.places, 0, numbers_B, padding_GL=~inside_BL)
         nowhere = np.empty(0, np.int64)
         where = Ragged(
             starts_B=nowhere,
             lengths_B=nowhere,
             first_B=starts_B,
             text_T=text_T,
-            within_T=torch.where(inside_T, within_T, 0),
-            token_P=token_BL.flatten(),
-            # An idle row takes the padding of its run's last text: no run's numbers reach others.
-            place_T=text_T * shape.places + torch.where(inside_T, within_T, shape.places - 1),
+            within_T=within_T,
+            token_P=row_T,
+            place_T=row_T,
             idle=None,
-            groups=(view,),
-            ends_S=ends_S,
-            longest=shape.places,
+            groups=(),
+            ends_S=F.pad(ends_B, (1, 0)).int(),
+            longest=shape.longest,
         )
-        return hidden_TD, where
+        return hidden_TD, where, self._shares(ends_B)
+
+    def _shares(self, ends_B: torch.Tensor) -> DeviceShares:
+        """The runs' rows, of whom `ends_B` are the texts' ends."""
+        shape, device = self.shape, ends_B.device
+        ends_N = F.pad(ends_B[shape.texts - 1 :: shape.texts], (1, 0))
+        tiles_N = (ends_N.diff() + TILE - 1) // TILE
+        last_N = tiles_N.cumsum(0)
+        # Each run may leave the last of its tiles half empty.
+        tile_W = torch.arange(-(-shape.rows // TILE) + shape.runs, device=device)
+        run_W = torch.searchsorted(last_N, tile_W, right=True)
+        own_W = run_W.clamp(max=shape.runs - 1)
+        first_W = ends_N[own_W] + (tile_W - (last_N - tiles_N)[own_W]) * TILE
+        end_W = torch.minimum(first_W + TILE, ends_N[own_W + 1])
+        run_W = torch.where(run_W < shape.runs, run_W, -1)
+        tiles_W3 = torch.stack([run_W, first_W, end_W], 1).int()
+        return DeviceShares(ends_N.int(), tiles_W3, 0, shape.runs)

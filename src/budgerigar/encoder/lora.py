@@ -9,10 +9,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
+from budgerigar.encoder import fused
 from budgerigar.encoder.dropout import masked
 from budgerigar.encoder.products import Product
 
@@ -56,6 +57,35 @@ JOINED_RANK = 32
 its blocks, and above, its zeros cost more than fewer products save."""
 
 
+Kept = Any
+"""A mask of dropout, in the form that a kind of `Shares` takes, or None where all is kept."""
+
+
+class Shares(Protocol):
+    """Which of some rows each of several runs has, and the products of low rank with them.
+
+    Every row belongs to one run or to nobody; N runs, one after another.
+    """
+
+    def inputs(self, x_TI: torch.Tensor, keep_TI: Kept) -> tuple[torch.Tensor, Kept]:
+        """Rows and their dropout as `down` and `outer` take them, made once for both."""
+
+    def down(self, x_TI: torch.Tensor, keep_TI: Kept, weight_NRI: torch.Tensor) -> torch.Tensor:
+        """Each run's (keep * x) W^T, `[T, R]`."""
+
+    def up(
+        self,
+        low_TR: torch.Tensor,
+        weight_NRO: torch.Tensor,
+        into_TO: torch.Tensor,
+        keep_TO: Kept = None,
+    ) -> None:
+        """Adds keep * (low W) to each run's rows, in place."""
+
+    def outer(self, low_TR: torch.Tensor, x_TI: torch.Tensor, keep_TI: Kept) -> torch.Tensor:
+        """Each run's low^T (keep * x), over its rows, `[N, R, I]`."""
+
+
 @dataclass(frozen=True)
 class Use:
     """Updates at work on a product, of its matrices side by side: they read one input, with one
@@ -63,17 +93,21 @@ class Use:
 
     Attributes:
         factors: updates by run and by matrix; more than one run where all have the same shapes
-            and numbers, and equal shares of the rows, one after another.
-        rows: the runs' rows.
+            and numbers, one after another.
+        first: place of the first of the runs among all.
+        rows: the runs' rows; all where they are known to the device alone.
+        shares: which of the rows each run has.
         columns: the outputs that belong to each matrix.
-        keep_TI: dropout of the input; None keeps all.
+        keep_TI: dropout of the input, as `shares` takes it; None keeps all.
         growth: of what is kept.
     """
 
     factors: tuple[tuple[Factors, ...], ...]
+    first: int
     rows: slice
+    shares: Shares
     columns: tuple[slice, ...]
-    keep_TI: torch.Tensor | None
+    keep_TI: Kept
     growth: float
 
     @property
@@ -94,10 +128,6 @@ class Use:
             replace(self, factors=tuple((run[at],) for run in self.factors), columns=(own,))
             for at, own in enumerate(self.columns)
         ]
-
-    def input_of(self, x_TI: torch.Tensor) -> torch.Tensor:
-        """Its rows of a product's input, after dropout."""
-        return masked(x_TI[self.rows], self.keep_TI)
 
     def halves(self) -> list[torch.Tensor]:
         """A and B, run by run and matrix by matrix."""
@@ -126,14 +156,13 @@ class Use:
 
     def apart(self, da_NRI: torch.Tensor, db_NOR: torch.Tensor) -> list[torch.Tensor]:
         """Gradients of what `joined` gave -> of the halves, in their order, float32."""
-        # Laid out as the halves are, or autograd would copy each gradient.
-        da_NRI, db_NOR = (
-            gradient.to(torch.float32, memory_format=torch.contiguous_format)
-            for gradient in (da_NRI, db_NOR)
-        )
+        # Float32, and laid out as the halves are, or autograd would copy each gradient.
+        da_NRI, db_NOR = da_NRI.float(), db_NOR.float()
         by_half: list[torch.Tensor] = []
         for outputs, ranks, scale in self._blocks():
-            by_half += [da_NRI[:, ranks], db_NOR[:, outputs, ranks] * scale]
+            own_NOR = db_NOR[:, outputs, ranks]
+            scaled_NOR = torch.empty(own_NOR.shape, device=own_NOR.device)
+            by_half += [da_NRI[:, ranks], torch.mul(own_NOR, scale, out=scaled_NOR)]
         return [half for run in zip(*by_half, strict=True) for half in run]
 
     def _blocks(self) -> Iterator[tuple[slice, slice, float]]:
@@ -145,6 +174,13 @@ class Use:
             outputs = slice(own.start - self.span.start, own.stop - self.span.start)
             yield outputs, slice(first, last), one.scale * self.growth
             first = last
+
+
+def low_rank(x_TI: torch.Tensor, use: Use, a_NRI: torch.Tensor) -> torch.Tensor:
+    """What the A of updates, as joined, make of a product's input: `[T, R]`, differentiable."""
+    if isinstance(use.shares, fused.DeviceShares):
+        return fused.low_rank(x_TI, use.keep_TI, a_NRI, use.shares)
+    return use.shares.down(x_TI[use.rows], use.keep_TI, a_NRI)
 
 
 def adapted_product(x_TI: torch.Tensor, product: Product, uses: Sequence[Use]) -> torch.Tensor:
@@ -172,14 +208,15 @@ class _AdaptedProduct(torch.autograd.Function):
         y_TO = product.forwards(x_TI)
         saved: list[torch.Tensor] = []
         given = iter(halves)
+        ctx.keeps = []
         for use in uses:
             own = list(itertools.islice(given, len(use.halves())))
             a_NRI, b_NOR = use.joined(own, x_TI.dtype)
-            runs = len(a_NRI)
-            inputs_NTI = by_run(use.input_of(x_TI), runs)
-            low_NTR = torch.bmm(inputs_NTI, a_NRI.mT)
-            by_run(y_TO[use.rows, use.span], runs).baddbmm_(low_NTR, b_NOR.mT)
-            saved += [inputs_NTI, low_NTR, a_NRI, b_NOR]
+            inputs_TI, keep_TI = use.shares.inputs(x_TI[use.rows], use.keep_TI)
+            low_TR = use.shares.down(inputs_TI, keep_TI, a_NRI)
+            use.shares.up(low_TR, b_NOR.mT, y_TO[use.rows, use.span])
+            saved += [inputs_TI, low_TR, a_NRI, b_NOR]
+            ctx.keeps.append(keep_TI)
         ctx.product, ctx.uses = product, uses
         ctx.save_for_backward(*saved)
         return y_TO
@@ -190,23 +227,55 @@ class _AdaptedProduct(torch.autograd.Function):
         saved = ctx.saved_tensors
         dx_TI = ctx.product.backwards(dy_TO) if ctx.needs_input_grad[0] else None
         halves: list[torch.Tensor] = []
-        for number, use in enumerate(ctx.uses):
-            inputs_NTI, low_NTR, a_NRI, b_NOR = saved[4 * number : 4 * number + 4]
-            dy_NTO = by_run(dy_TO[use.rows, use.span], len(a_NRI))
-            dlow_NTR = torch.bmm(dy_NTO, b_NOR)
-            # The other way round, dy^T h takes a third longer on the CPU.
-            db_NRO = torch.bmm(low_NTR.mT, dy_NTO)
-            halves += use.apart(torch.bmm(dlow_NTR.mT, inputs_NTI), db_NRO.mT)
-            if dx_TI is None:
-                continue
-            own_TI = dx_TI[use.rows]
-            if use.keep_TI is None:
-                by_run(own_TI, len(a_NRI)).baddbmm_(dlow_NTR, a_NRI)
-            else:
-                own_TI += masked(torch.bmm(dlow_NTR, a_NRI).flatten(0, 1), use.keep_TI)
+        for number, (use, keep_TI) in enumerate(zip(ctx.uses, ctx.keeps, strict=True)):
+            inputs_TI, low_TR, a_NRI, b_NOR = saved[4 * number : 4 * number + 4]
+            own_TO, shares = dy_TO[use.rows, use.span], use.shares
+            dlow_TR = shares.down(own_TO, None, b_NOR.mT)
+            db_NRO = shares.outer(low_TR, own_TO, None)
+            halves += use.apart(shares.outer(dlow_TR, inputs_TI, keep_TI), db_NRO.mT)
+            if dx_TI is not None:
+                shares.up(dlow_TR, a_NRI, dx_TI[use.rows], use.keep_TI)
         return dx_TI, None, None, *halves
 
 
-def by_run(x_TI: torch.Tensor, runs: int) -> torch.Tensor:
-    """Equal shares of the rows, one after another -> `[N, T / N, I]`, without a copy."""
-    return x_TI.view(runs, -1, x_TI.shape[1])
+@dataclass(frozen=True)
+class EqualShares:
+    """Runs that have equally many of some rows, one after another."""
+
+    runs: int
+
+    def inputs(
+        self, x_TI: torch.Tensor, keep_TI: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Rows after their dropout, and none that is still to do."""
+        return masked(x_TI, keep_TI), None
+
+    def down(
+        self, x_TI: torch.Tensor, keep_TI: torch.Tensor | None, weight_NRI: torch.Tensor
+    ) -> torch.Tensor:
+        """See `Shares`; differentiable."""
+        return torch.bmm(self._apart(masked(x_TI, keep_TI)), weight_NRI.mT).flatten(0, 1)
+
+    def up(
+        self,
+        low_TR: torch.Tensor,
+        weight_NRO: torch.Tensor,
+        into_TO: torch.Tensor,
+        keep_TO: torch.Tensor | None = None,
+    ) -> None:
+        """See `Shares`."""
+        if keep_TO is None:
+            self._apart(into_TO).baddbmm_(self._apart(low_TR), weight_NRO)
+        else:
+            into_TO += masked(torch.bmm(self._apart(low_TR), weight_NRO).flatten(0, 1), keep_TO)
+
+    def outer(
+        self, low_TR: torch.Tensor, x_TI: torch.Tensor, keep_TI: torch.Tensor | None
+    ) -> torch.Tensor:
+        """See `Shares`."""
+        # The other way round, x^T low takes a third longer on the CPU.
+        return torch.bmm(self._apart(low_TR).mT, self._apart(masked(x_TI, keep_TI)))
+
+    def _apart(self, x_TI: torch.Tensor) -> torch.Tensor:
+        """`[N, T / N, I]`, without a copy."""
+        return x_TI.view(self.runs, -1, x_TI.shape[1])

@@ -9,15 +9,24 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
 from budgerigar.encoder.attention import Ragged
-from budgerigar.encoder.dropout import Stream, all_kept, keep_mask, keep_scale, masked
-from budgerigar.encoder.lora import Factors, Use
+from budgerigar.encoder.dropout import (
+    Drawn,
+    Stream,
+    all_kept,
+    draw,
+    keep_mask,
+    keep_scale,
+    masked,
+)
+from budgerigar.encoder.fused import DeviceShares
+from budgerigar.encoder.lora import EqualShares, Factors, Kept, Shares, Use
 
 Head = Mapping[str, torch.Tensor]
 """Tensors of a head, float32, by module path and part, such as `classifier.dense.weight`."""
@@ -30,6 +39,8 @@ class Member:
     Attributes:
         updates: its low-rank updates by layer and matrix.
         tokens, texts: its rows among tokens, idle ones among them, and among texts.
+        shares: where the device alone knows which tokens are whose, those of all members, each of
+            whom has all rows for its `tokens` then.
         stream: draws its dropout, of all members where it is torch's; None computes without.
         lowest: layer from which hidden states drop out, -1 for the embeddings too: below, a
             cohort's other runs may train, but for this one the layers are a frozen prefix.
@@ -40,6 +51,7 @@ class Member:
     texts: slice
     stream: Stream | None
     lowest: int
+    shares: DeviceShares | None = None
 
     def rows(self, of_texts: bool) -> slice:
         """Its rows of a tensor that has a row for each text, or for each token."""
@@ -101,37 +113,48 @@ class PackedEncoder(ABC):
         self, number: int, names: Sequence[str], members: Sequence[Member], of_texts: bool
     ) -> list[Use]:
         """The updates at work on one product, whose outputs are those of `names` in order."""
-        uses = []
+        uses, first = [], 0
         for some in _side_by_side(members):
             # Runs side by side whose updates are alike are multiplied together.
             for _, runs in itertools.groupby(some, lambda one: _kind(one, number, names)):
                 own = list(runs)
                 places = [at for at, name in enumerate(names) if (number, name) in own[0].updates]
                 if places:
-                    updates = [
-                        tuple(run.updates[number, names[at]] for at in places) for run in own
-                    ]
-                    rows = slice(own[0].rows(of_texts).start, own[-1].rows(of_texts).stop)
-                    uses.append(self._use(updates, rows, places, own[0].stream))
+                    matrices = [(number, names[at]) for at in places]
+                    uses.append(self._use(own, first, matrices, places, of_texts))
+                first += len(own)
         return uses
 
     def _use(
         self,
-        updates: Sequence[tuple[Factors, ...]],
-        rows: slice,
+        runs: Sequence[Member],
+        first: int,
+        matrices: Sequence[tuple[int, str]],
         places: Sequence[int],
-        stream: Stream | None,
+        of_texts: bool,
     ) -> Use:
-        """Updates of runs side by side, by run and by matrix, on the matrices at some places of
-        a product."""
-        first = updates[0][0]
-        (outputs, _), inputs = first.b_OR.shape, first.a_RI.shape[1]
-        keep_TI, growth = None, 1.0
-        if stream is not None and first.dropout:
-            growth = keep_scale(first.dropout)
-            keep_TI = self._mask(stream, rows.stop - rows.start, inputs, first.dropout)
-        columns = tuple(slice(at * outputs, (at + 1) * outputs) for at in places)
-        return Use(tuple(updates), rows, columns, keep_TI, growth)
+        """Updates of runs side by side, on the matrices at some places of a product."""
+        one, rows = runs[0].updates[matrices[0]], runs[0].rows(of_texts)
+        (outputs, _), inputs = one.b_OR.shape, one.a_RI.shape[1]
+        rows = slice(rows.start, runs[-1].rows(of_texts).stop)
+        stream, height = runs[0].stream, rows.stop - rows.start
+        shares: Shares = EqualShares(len(runs))
+        keep_TI: Kept = None
+        if runs[0].shares is not None and not of_texts:
+            assert isinstance(stream, torch.Generator)
+            shares = runs[0].shares.of(first, len(runs))
+            keep_TI = draw(stream, height, inputs, one.dropout, self.device)
+        elif stream is not None:
+            keep_TI = self._mask(stream, height, inputs, one.dropout)
+        return Use(
+            factors=tuple(tuple(run.updates[matrix] for matrix in matrices) for run in runs),
+            first=first,
+            rows=rows,
+            shares=shares,
+            columns=tuple(slice(at * outputs, (at + 1) * outputs) for at in places),
+            keep_TI=keep_TI,
+            growth=1.0 if keep_TI is None else keep_scale(one.dropout),
+        )
 
     def keep(
         self, number: int, members: Sequence[Member], rows: int, width: int, of_texts: bool
@@ -165,6 +188,31 @@ class PackedEncoder(ABC):
         for place, mask in zip(places, masks, strict=True):
             keep[place], scales[place] = mask, scale
         return keep, scales
+
+    def drawn(
+        self, number: int, members: Sequence[Member], rows: int, width: int, of_texts: bool
+    ) -> tuple[Drawn | None, float | torch.Tensor]:
+        """The same for kernels, where one stream draws for all members."""
+        drops = [number >= member.lowest for member in members]
+        if not any(drops):
+            return None, 1.0
+        stream, shares = members[0].stream, members[0].shares
+        assert isinstance(stream, torch.Generator)
+        assert shares is not None
+        found, scale = draw(stream, rows, width, self.hidden_dropout, self.device), 1.0
+        if found is None or all(drops):
+            return found, scale if found is None else keep_scale(self.hidden_dropout)
+        # One place more, for rows that belong to nobody.
+        drops_N = torch.zeros(len(members) + 1, dtype=torch.bool, device=self.device)
+        for place, drop in enumerate(drops):
+            drops_N[place] = drop
+        row_T = torch.arange(rows, device=self.device)
+        run_T = row_T // members[0].texts.stop
+        if not of_texts:
+            run_T = torch.searchsorted(shares.ends[1:], row_T, right=True)
+        drops_T1 = drops_N[run_T][:, None]
+        scales_T1 = torch.where(drops_T1, keep_scale(self.hidden_dropout), 1.0)
+        return replace(found, bytes_TD=torch.where(drops_T1, found.bytes_TD, 255)), scales_T1
 
     def drop(self, x: torch.Tensor, rate: float, stream: Stream | None) -> torch.Tensor:
         """Dropout of rows `[..., D]`, of one run or of several with one stream; as they are

@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from budgerigar.encoder import fused
 from budgerigar.encoder.attention import Ragged, attend, attend_first
 from budgerigar.encoder.dropout import Stream, masked
 from budgerigar.encoder.families import Family
-from budgerigar.encoder.lora import adapted_product, by_run
+from budgerigar.encoder.lora import adapted_product, low_rank
 from budgerigar.encoder.model import Head, Member, PackedEncoder, linear, on_device
 from budgerigar.encoder.products import Product
 from budgerigar.encoder.weights import Layer, Norm, Weights
@@ -89,16 +90,14 @@ class PostNormEncoder(PackedEncoder):
         members: Sequence[Member] = (),
     ) -> torch.Tensor:
         """Goes through some layers with every token, `[T, D]`."""
+        hidden = _Hidden(hidden_TD)
         for number in layers:
-            inputs_TD = hidden_TD.to(self.number_type)
             layer = self.weights.layers[number]
             uses = self.uses(number, ("query", "key", "value"), members, of_texts=False)
-            qkv_T3D = adapted_product(inputs_TD, layer.qkv, uses)
+            qkv_T3D = adapted_product(hidden.as_inputs(self.number_type), layer.qkv, uses)
             context_TD = attend(qkv_T3D, where, self.numbers.heads)
-            hidden_TD = self._after_attention(
-                number, hidden_TD, context_TD, members, of_texts=False
-            )
-        return hidden_TD
+            hidden = self._after_attention(number, hidden, context_TD, members, of_texts=False)
+        return hidden.exact
 
     def run_last_layer(
         self, hidden_TD: torch.Tensor, where: Ragged, members: Sequence[Member] = ()
@@ -106,8 +105,8 @@ class PostNormEncoder(PackedEncoder):
         """Token 0 of each text after the last layer, `[B, D]`."""
         number = self.depth - 1
         context_BD = self._first_context(number, hidden_TD, where, members)
-        first_BD = hidden_TD.index_select(0, where.first_B)
-        return self._after_attention(number, first_BD, context_BD, members, of_texts=True)
+        first = _Hidden(hidden_TD.index_select(0, where.first_B))
+        return self._after_attention(number, first, context_BD, members, of_texts=True).exact
 
     def logits(self, pooled_BD: torch.Tensor, head: Head, stream: Stream | None) -> torch.Tensor:
         """The head on a run's texts, `[B, C]`."""
@@ -130,12 +129,12 @@ class PostNormEncoder(PackedEncoder):
     def _after_attention(
         self,
         number: int,
-        hidden: torch.Tensor,
+        hidden: _Hidden,
         context: torch.Tensor,
         members: Sequence[Member],
         *,
         of_texts: bool,
-    ) -> torch.Tensor:
+    ) -> _Hidden:
         """The rest of a layer, for rows of tokens or of texts."""
         layer: Layer = self.weights.layers[number]
 
@@ -143,17 +142,19 @@ class PostNormEncoder(PackedEncoder):
             uses = self.uses(number, (name,), members, of_texts)
             return adapted_product(inputs, frozen, uses)
 
-        def add(hidden: torch.Tensor, change: torch.Tensor, drop: bool, norm: Norm) -> torch.Tensor:
+        def add(hidden: _Hidden, change: torch.Tensor, drop: bool, norm: Norm) -> _Hidden:
             dropping = members if drop else ()
-            keep, scale = self.keep(number, dropping, len(hidden), self.width, of_texts)
-            added: torch.Tensor = _DropAddNorm.apply(  # type: ignore[no-untyped-call]
-                hidden, change, keep, scale, norm, self.numbers.epsilon
-            )
-            return added
+            rows, numbers = len(change), (norm, self.numbers.epsilon)
+            if members and members[0].shares is not None:
+                drawn = self.drawn(number, dropping, rows, self.width, of_texts)
+                return _Hidden(*fused.add_norm(hidden.exact, change, *drawn, *numbers))
+            kept = self.keep(number, dropping, rows, self.width, of_texts)
+            added = _DropAddNorm.apply(hidden.exact, change, *kept, *numbers)  # type: ignore[no-untyped-call]
+            return _Hidden(added)
 
         attended = product(context, "attention_output", layer.attention_output)
         hidden = add(hidden, attended, self.family.drop_attention_output, layer.attention_norm)
-        inner = product(hidden.to(self.number_type), "intermediate", layer.intermediate)
+        inner = product(hidden.as_inputs(self.number_type), "intermediate", layer.intermediate)
         inner = ACTIVATIONS[self.numbers.activation](inner)
         return add(hidden, product(inner, "output", layer.output), True, layer.output_norm)
 
@@ -198,8 +199,7 @@ class PostNormEncoder(PackedEncoder):
     ) -> _ByHead | None:
         """Updates of the last layer's keys and values, as features of the tokens."""
         uses = {
-            use.rows.start: use
-            for use in self.uses(number, ("key", "value"), members, of_texts=False)
+            use.first: use for use in self.uses(number, ("key", "value"), members, of_texts=False)
         }
         if not uses:
             return None
@@ -207,26 +207,26 @@ class PostNormEncoder(PackedEncoder):
         heads, width = self.numbers.heads, self.width
         low: list[torch.Tensor] = []
         b_halves: list[tuple[slice, torch.Tensor]] = []
-        done = 0
-        for place, member in enumerate(members):
-            if member.tokens.start < done:
-                continue  # In a use that began before.
-            use = uses.get(member.tokens.start)
+        place = 0
+        while place < len(members):
+            member, use = members[place], uses.get(place)
             if use is None:
-                done = member.tokens.stop
-                low.append(x_TD.new_zeros((done - member.tokens.start, rank)))
+                tokens = member.tokens.stop - member.tokens.start
+                low.append(x_TD.new_zeros((tokens, rank)))
                 nothing = x_TD.new_zeros((1, 2, heads, width // heads, rank))
                 b_halves.append((member.texts, nothing))
+                place += 1
                 continue
-            done = use.rows.stop
-            last = members[place + len(use.factors) - 1]
+            place += len(use.factors)
             a_NRI, b_NOR = use.joined(use.halves(), x_TD.dtype)
-            low_NTR = torch.bmm(by_run(use.input_of(x_TD), len(a_NRI)), a_NRI.mT)
-            low.append(_widened(low_NTR.flatten(0, 1), 0, rank - use.rank))
+            low.append(_widened(low_rank(x_TD, use, a_NRI), 0, rank - use.rank))
             b_NOR = _widened(b_NOR, 0, rank - use.rank, use.span.start, 2 * width - use.span.stop)
-            texts = slice(member.texts.start, last.texts.stop)
+            texts = slice(member.texts.start, members[place - 1].texts.stop)
             b_halves.append((texts, b_NOR.unflatten(1, (2, heads, -1))))
-        return _ByHead(torch.cat(low), b_halves)
+        if members[0].shares is None:
+            return _ByHead(torch.cat(low), b_halves)
+        # Each has all rows, with zeros where they are other runs'.
+        return _ByHead(torch.stack(low).sum(0) if len(low) > 1 else low[0], b_halves)
 
 
 def _widened(x: torch.Tensor, *sides: int) -> torch.Tensor:
@@ -262,6 +262,23 @@ class _ByHead:
             own_NHBX = x_HBX[:, texts].unflatten(1, (len(half_NHXY), -1)).transpose(0, 1)
             parts.append(torch.matmul(own_NHBX, half_NHXY).transpose(0, 1).flatten(1, 2))
         return torch.cat(parts, 1)
+
+
+@dataclass(frozen=True)
+class _Hidden:
+    """Rows between layers.
+
+    Attributes:
+        exact: float32.
+        narrowed: the same in the products' number type, where a kernel gave that too.
+    """
+
+    exact: torch.Tensor
+    narrowed: torch.Tensor | None = None
+
+    def as_inputs(self, number_type: torch.dtype) -> torch.Tensor:
+        """What the products of a number type read."""
+        return self.exact.to(number_type) if self.narrowed is None else self.narrowed
 
 
 class _DropAddNorm(torch.autograd.Function):
