@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_engine import SIX, along_a_direction, base_of, largest_difference, texts_of
 
-from budgerigar.encoder import cohort, engine, paths
+from budgerigar.encoder import cohort, engine, fused, paths
 from budgerigar.encoder.budget import Selection
 from budgerigar.encoder.cohort import Batch
 from budgerigar.encoder.dropout import Dropouts
@@ -24,6 +24,8 @@ from budgerigar.training import graphs, optimizer
 from budgerigar.training.optimizer import Rates
 
 __all__ = ["base_of"]
+if obstacle := fused.obstacle("cuda" if torch.cuda.is_available() else "cpu"):
+    pytest.skip(obstacle, allow_module_level=True)
 NO_DROPOUT = Dropouts(0.0, 0.0, prefix=False)
 ROWS_NB = np.array([[0, 3], [1, 2], [5, 4]])
 

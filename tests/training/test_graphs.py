@@ -18,6 +18,8 @@ from budgerigar.encoder.lora import LowRank
 from budgerigar.training import checkpoint, graphs, loop
 
 __all__ = ["base", "examples"]
+if obstacle := fused.obstacle("cpu"):
+    pytest.skip(f"the CPU cannot stand in for a GPU here: {obstacle}", allow_module_level=True)
 STILL = LowRank(alpha=16, dropout=0.0, rslora=False)
 CLOSE = 1e-4
 """After many steps in batches of other shapes."""
