@@ -37,6 +37,7 @@ SIDES = {
     "transformers + PEFT": ("agnews-adamw", REFERENCE),
     "agnews-best": ("agnews-best", {}),
     "agnews-deep": ("agnews-deep", {}),
+    "agnews-fast": ("agnews-fast", {}),
 }
 FULL = "full fine-tuning"
 FULL_RATE = 5e-5
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--layers", default="last:2", help="that train in part: the top third")
     parser.add_argument("--deep-layers", default="last:3", help="of agnews-deep: the upper half")
+    parser.add_argument("--fast-layers", default="last:1", help="of agnews-fast: the top sixth")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--sides", nargs="*", default=[*SIDES, FULL])
     asked = parser.parse_args()
@@ -99,13 +101,14 @@ def accuracy(side: str, seed: int, asked: argparse.Namespace) -> float:
     if side == FULL:
         return fully_tuned(folder, seed, asked)
     recipe, changes = SIDES[side]
+    layers = {"agnews-deep": asked.deep_layers, "agnews-fast": asked.fast_layers}
     if not (folder / "results.json").exists():
         overrides = {
             "model.name": asked.model,
             "data.train": asked.train,
             "data.test": asked.test,
             "data.max_rows": asked.rows,
-            "adapter.layers": asked.deep_layers if recipe == "agnews-deep" else asked.layers,
+            "adapter.layers": layers.get(recipe, asked.layers),
             "seed": seed,
             **changes,
         }
