@@ -6,9 +6,9 @@ One run measures all sides in turn, on the same texts, and prints ratios:
 
 The first three figures are of roberta-base's shape with random weights (or `--model`): seconds
 for a text in one of five epochs; the pass through the frozen layers, done once, counts a fifth.
-Evaluation is left out on both sides. The fourth is of a real encoder (`--real`): time until the
-validation accuracy that PEFT at its best ends with, evaluation included; what cannot be made
-without the real encoder is left out, and said.
+Evaluation is left out on both sides. The last are of a real encoder (`--real`): time until recipes
+have the validation accuracy that PEFT at its best ends with, evaluation included; what cannot be
+made without the real encoder is left out, and said.
 """
 
 from __future__ import annotations
@@ -265,7 +265,9 @@ def prepared_sides(
     return Sides(plan, packed, sources.labels_of(splits.train), prepare=prepare)
 
 
-def time_to_accuracy(model: str, data: str, seeds: int) -> dict[str, tuple[measure.Spread, list]]:
+def time_to_accuracy(
+    model: str, data: str, seeds: int
+) -> dict[str, tuple[measure.Spread, list[object]]]:
     """How many times sooner each recipe reaches the same validation accuracy, seed by seed."""
     sides = same_end.SameEnd(model, data)
     ratios: dict[str, list[float]] = {name: [] for name in SAME_END}
@@ -333,9 +335,9 @@ def measure_all(asked: argparse.Namespace, work: Path) -> None:
     }
     if real := asked.real or models.six_layers(work / "real"):
         found_by_recipe = time_to_accuracy(str(real), asked.data, asked.seeds)
-        for name, (ratio, seeds) in found_by_recipe.items():
+        for name, (ratio, by_seed) in found_by_recipe.items():
             key = "time_to_accuracy" + SAME_END[name]
-            figures[f"ratio_{key}"], made_from[key] = ratio, seeds
+            figures[f"ratio_{key}"], made_from[key] = ratio, by_seed
             print(f"the same validation accuracy with {name}: {ratio} times as soon")
     else:
         print("the time to the same accuracy needs a real encoder: name one with --real")

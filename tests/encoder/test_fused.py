@@ -27,7 +27,8 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def drawn(rows: int, width: int) -> Drawn:
     generator = torch.Generator(DEVICE).manual_seed(1)
-    found = dropout.draw(generator, rows, width, 0.3, torch.device(DEVICE))
+    bytes_TD = dropout.random_bytes(generator, rows, width, torch.device(DEVICE))
+    found = dropout.drawn_by(bytes_TD, 0.3)
     assert found is not None
     return found
 
@@ -156,7 +157,7 @@ def shares_of(ends_of_runs: list[int], first: int, runs: int) -> DeviceShares:
     ]
     numbers = [torch.tensor(one, dtype=torch.int32) for one in ([0, *ends_of_runs], tiles)]
     tiles_W3 = torch.cat([numbers[1], torch.tensor([[-1, 0, 0]], dtype=torch.int32)])
-    return DeviceShares(numbers[0].to(DEVICE), tiles_W3.to(DEVICE), first, runs)
+    return DeviceShares(numbers[0].to(DEVICE), tiles_W3.to(DEVICE), TILE, first, runs)
 
 
 @pytest.mark.parametrize("rank", [5, 16, 40])
@@ -186,11 +187,32 @@ def test_shares(rank, drops, first, runs):
     assert largest((into - before)[others.to(DEVICE)]) == 0
 
 
+def test_shares_in_16_bits_and_some_columns():
+    """Of a wider product's columns, as a use's are; what stands beside them is left alone."""
+    shares, keep, rows = shares_of([69, 265], 0, 2), drawn(271, 72), 271
+    x, a = random(rows, 72).detach().half(), random(2, 5, 72, seed=1).detach().half()
+    b, whole = random(2, 40, 5, seed=2).detach().half(), random(rows, 120, seed=3).detach().half()
+    before, into = whole.clone(), whole[:, 40:80]
+    low = shares.down(x, keep, a)
+    shares.up(low, b.mT, into, None)
+    gradients = shares.outer(low, before[:, 40:80], None)
+    for run, own in enumerate((slice(0, 69), slice(69, 265))):
+        exact = kept(x, keep)[own].float() @ a[run].float().mT
+        assert largest(low[own].float() - exact) < 2e-3 * largest(exact)
+        change = low[own].float() @ b[run].float().mT
+        expected = before[own, 40:80].float() + change
+        assert largest(into[own].float() - expected) < 2e-3 * largest(expected)
+        exact = low[own].float().mT @ before[own, 40:80].float()
+        assert gradients.dtype == torch.float32
+        assert largest(gradients[run] - exact) < 2e-3 * largest(exact)
+    assert largest((whole - before)[:, :40]) == largest((whole - before)[:, 80:]) == 0
+
+
 @pytest.mark.parametrize("drops", [True, False])
-def test_low_rank(drops):
+def test_features(drops):
     shares, keep = shares_of([69, 265], 0, 2), drawn(271, 72) if drops else None
     x, a = random(271, 72), random(2, 5, 72, seed=1)
-    found = fused.low_rank(x, keep, a, shares)
+    found = shares.features(x, keep, a)
     run = torch.tensor([0] * 69 + [1] * 196, device=DEVICE)
     expected = torch.einsum("ti,tri->tr", kept(x, keep)[:265], a[run])
     assert largest(found[:265] - expected) < CLOSE * 10
@@ -221,4 +243,4 @@ def test_drawn_bytes_drop_what_is_asked():
     dropped = (found.bytes_TD < found.dropped).float().mean().item()
     assert dropped == pytest.approx(0.3, abs=0.03)
     assert found.dropped / dropout.VALUES == pytest.approx(0.3, abs=0.002)
-    assert dropout.draw(torch.Generator(DEVICE), 2, 2, 0.0, torch.device(DEVICE)) is None
+    assert dropout.drawn_by(found.bytes_TD, 0.0) is None

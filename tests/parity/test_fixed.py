@@ -90,6 +90,18 @@ def test_logits_and_gradients_of_runs_that_train_other_matrices(base_of, targets
     check_logits_and_gradients(*runs_over(base_of("roberta"), targets, (4, 4, 4)))
 
 
+@pytest.mark.parametrize("targets", [("query", "value"), SIX])
+def test_nobody_reads_what_nobody_wrote(base_of, targets, monkeypatch):
+    """What is allocated is no number until it is written."""
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        assert torch.empty(3).isnan().all()
+        check_logits_and_gradients(*runs_over(base_of("roberta"), targets, (4, 2, 4)))
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def check_logits_and_gradients(runs, prepared):
     """Those of batches of any shape."""
     batches = [Batch(run, own, None) for run, own in zip(runs, ROWS_NB, strict=True)]
@@ -196,7 +208,10 @@ def test_a_run_whose_numbers_run_away_leaves_the_others(base_of, targets, bad):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("name", ["adamw", "rmsprop"])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_replayed_rounds_train_as_rounds_that_are_computed(base_of, name, dropout, monkeypatch):
+@pytest.mark.parametrize("layers", [(2, 3), [(2, 3), (3,), (2, 3)]])
+def test_replayed_rounds_train_as_rounds_that_are_computed(
+    base_of, name, dropout, layers, monkeypatch
+):
     """The same rounds with graphs and, as if every one were the first of its shape, without."""
     ended = []
     for replays in (True, False):
@@ -206,6 +221,7 @@ def test_replayed_rounds_train_as_rounds_that_are_computed(base_of, name, dropou
             (4, 4, 4),
             Dropouts(dropout, 0.0, prefix=False),
             dropout,
+            layers,
         )
         steps = [
             graphs.Step(

@@ -61,7 +61,6 @@ def rounds(monkeypatch):
     monkeypatch.setattr(fixed, "ROWS", 16)
     # Few, large pieces, and plain attention: an interpreter takes as long for small ones.
     monkeypatch.setattr(fixed, "TILE", 256)
-    monkeypatch.setattr(fused, "TILE", 256)
     monkeypatch.setattr(fused, "NORM_ROWS", 256)
     monkeypatch.setattr(fused, "attend", plain_attend)
     monkeypatch.setattr(fused, "attend_first", plain_attend_first)

@@ -33,7 +33,7 @@ class Group:
         start: its first place in the padded view.
         size: texts G.
         longest: tokens L.
-        shortest: tokens of its shortest text, or fewer.
+        shortest: tokens of its shortest text.
         texts: their numbers in the batch, `[G]`.
         padding_GL: True where there is no token; None where every text is of length L.
     """
@@ -67,8 +67,8 @@ class Ragged:
         token_P: the row at each place of the padded view; padding repeats a text's first.
         place_T: the place of each row, 0 for an idle one.
         idle: the idle rows; None where there are none, or none that anything would read.
-        groups: the padded view's parts; none where kernels alone read the batch, which need no
-            padded view.
+        groups: the padded view's parts; none where kernels alone read the batch: for them there
+            are `first_B`, `ends_S` and `longest`, and all else is empty.
         ends_S: where stretches of rows end that see one another, texts and between them idle
             rows, int32 after a 0; for kernels of GPUs, None elsewhere.
         longest: rows of the longest stretch, or more.
@@ -178,6 +178,7 @@ def attend(
     """
     if not where.groups:
         assert where.ends_S is not None
+        assert window is None
         return fused.attend(qkv_T3D, where.ends_S, heads, where.longest)
     if qkv_T3D.is_cuda and qkv_T3D.dtype != torch.float32:
         return _varlen(qkv_T3D, where, heads, window)

@@ -1,5 +1,6 @@
 """Dropout masks, cheaply: on the CPU random bytes from one stream a run, compared with a
-threshold, on a GPU one kernel for each.
+threshold; on a GPU one kernel draws each mask, and in rounds that are recorded kernels compare
+bytes themselves.
 
 A stream is made anew for every step from the run's seed and the step's number, so that a
 run that goes on from a checkpoint needs no state of it, and runs of a cohort do not touch
@@ -89,17 +90,20 @@ class Drawn:
     dropped: int
 
 
-def draw(
-    generator: torch.Generator, rows: int, width: int, rate: float, device: torch.device
-) -> Drawn | None:
-    """Dropout of `[rows, width]` values; None where every value is kept."""
-    dropped = _dropped(rate)
-    if dropped == 0:
-        return None
+def random_bytes(
+    generator: torch.Generator, rows: int, width: int, device: torch.device
+) -> torch.Tensor:
+    """Random bytes for kernels, uint8 `[rows, width]`."""
     # Eight at once: a byte by itself costs a GPU as much as a word.
     words = torch.empty(-(-rows * width // 8), dtype=torch.int64, device=device)
     words.random_(-(2**63), None, generator=generator)
-    return Drawn(words.view(torch.uint8)[: rows * width].view(rows, width), dropped)
+    return words.view(torch.uint8)[: rows * width].view(rows, width)
+
+
+def drawn_by(bytes_TD: torch.Tensor | None, rate: float) -> Drawn | None:
+    """Dropout of a rate from random bytes; None where every value is kept."""
+    dropped = _dropped(rate)
+    return None if bytes_TD is None or dropped == 0 else Drawn(bytes_TD, dropped)
 
 
 def all_kept(like: torch.Tensor, rows: int) -> torch.Tensor:

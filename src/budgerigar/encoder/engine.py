@@ -154,14 +154,14 @@ def texts_on_device(texts: Tokens, encoder: PackedEncoder) -> DeviceTexts | str:
         return "layers of this architecture take no batches of fixed shapes"
     if encoder.number_type == torch.float32 and encoder.device.type == "cuda":
         return "kernels of GPUs round float32 to fewer bits"
-    if obstacle := fused.obstacle(encoder.device.type):
-        return obstacle
     if not isinstance(texts, PrefixedTexts):
         return "no layer is frozen, or the cache has no room for what they give"
     if texts.layers == encoder.depth:
         return "only the head trains"
     if not isinstance(texts.rows, torch.Tensor):
         return "the GPU has no room for what the frozen layers give"
+    if obstacle := fused.obstacle(encoder.device.type):
+        return obstacle
     return DeviceTexts(texts, texts.rows)
 
 
@@ -205,7 +205,7 @@ def _above(
         hidden = encoder.run_last_layer(hidden, where, members)
     heads = [run.adapter.head for run in runs]
     if len(runs) > 1 and members[0].stream is members[1].stream is not None and _alike(heads):
-        # One stream draws for all: their shares are equal.
+        # One stream draws for all: they have equally many texts.
         together = {path: torch.stack([head[path] for head in heads]) for path in heads[0]}
         by_run = hidden.unflatten(0, (len(runs), -1))
         return list(encoder.logits(by_run, together, members[0].stream).unbind())

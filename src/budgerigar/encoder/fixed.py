@@ -92,15 +92,15 @@ class FixedBatch:
         inside_T = row_T < ends_B[-1]
         source_T = torch.where(inside_T, sources_B.index_select(0, text_T) + within_T, 0)
         hidden_TD = self.texts.rows.index_select(0, source_T).float()
-        nowhere = np.empty(0, np.int64)
+        nowhere, nothing = np.empty(0, np.int64), row_T[:0]
         where = Ragged(
             starts_B=nowhere,
             lengths_B=nowhere,
             first_B=starts_B,
-            text_T=text_T,
-            within_T=within_T,
-            token_P=row_T,
-            place_T=row_T,
+            text_T=nothing,
+            within_T=nothing,
+            token_P=nothing,
+            place_T=nothing,
             idle=None,
             groups=(),
             ends_S=F.pad(ends_B, (1, 0)).int(),
@@ -122,4 +122,4 @@ class FixedBatch:
         end_W = torch.minimum(first_W + TILE, ends_N[own_W + 1])
         run_W = torch.where(run_W < shape.runs, run_W, -1)
         tiles_W3 = torch.stack([run_W, first_W, end_W], 1).int()
-        return DeviceShares(ends_N.int(), tiles_W3, 0, shape.runs)
+        return DeviceShares(ends_N.int(), tiles_W3, TILE, 0, shape.runs)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from budgerigar.encoder.weights import Norm
 
 TILE = 32
-"""Rows of one run that a kernel takes together."""
+"""Rows of one run that low-rank kernels take together."""
 SUMMED_ROWS = 128
 """Rows of one run that are summed over together."""
 NORM_ROWS = 4
@@ -30,14 +30,14 @@ NORM_ROWS = 4
 BLOCK = 64
 """Tokens of a text that attention takes together."""
 CHUNK = 64
-"""Columns that it takes together."""
+"""Columns that attention of one query, and low-rank kernels, take together."""
 ONE_STAGE = {"num_stages": 1}
 """For loops that most often go round once: nothing is fetched ahead."""
 
 
 @functools.cache
 def obstacle(device: str) -> str | None:
-    """Why kernels cannot run on a kind of device, in words; None where they can."""
+    """Why kernels cannot run on a kind of device, in words; None where one that is tried can."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
     if device != "cuda":
@@ -94,6 +94,7 @@ class _AddNorm(torch.autograd.Function):
     ) -> tuple[torch.Tensor, ...]:
         from budgerigar.encoder import kernels
 
+        assert norm.bias is not None
         hidden, change = hidden.contiguous(), change.contiguous()
         rows, width = hidden.shape
         result = torch.empty_like(hidden)
@@ -347,13 +348,15 @@ class DeviceShares:
     Attributes:
         ends: where the runs' rows end, one run after another from row 0, int32 `[N + 1]` after a
             0. Rows after the last belong to nobody.
-        tiles_W3: stretches of at most `TILE` rows of one run: run, first row, end, int32; -1 for
-            the run where there is none.
+        tiles_W3: stretches of rows of one run: run, first row, end, int32; -1 for the run where
+            there is none.
+        tile: rows that each of them has at most.
         first, runs: the runs that are meant, from the first.
     """
 
     ends: torch.Tensor
     tiles_W3: torch.Tensor
+    tile: int
     first: int
     runs: int
 
@@ -373,6 +376,7 @@ class DeviceShares:
         """See `lora.Shares`; zero in rows of other runs."""
         from budgerigar.encoder import kernels
 
+        assert x_TI.stride(1) == 1
         rank, inputs = weight_NRI.shape[1:]
         low_TR = x_TI.new_zeros((len(x_TI), rank))
         kernels.down[(len(self.tiles_W3),)](
@@ -387,7 +391,16 @@ class DeviceShares:
             rank,
             x_TI.stride(0),
             *weight_NRI.stride(),
-            **self._blocks(keep_TI, rank, TILE),
+            **self._blocks(keep_TI, rank, self.tile),
+        )
+        return low_TR
+
+    def features(
+        self, x_TI: torch.Tensor, keep_TI: Drawn | None, a_NRI: torch.Tensor
+    ) -> torch.Tensor:
+        """See `lora.Shares`; zero in rows of other runs."""
+        low_TR: torch.Tensor = _Features.apply(  # type: ignore[no-untyped-call]
+            x_TI, keep_TI, a_NRI, self
         )
         return low_TR
 
@@ -401,6 +414,7 @@ class DeviceShares:
         """See `lora.Shares`."""
         from budgerigar.encoder import kernels
 
+        assert into_TO.stride(1) == 1
         rank, outputs = weight_NRO.shape[1:]
         kernels.up[(len(self.tiles_W3), -(-outputs // CHUNK))](
             low_TR,
@@ -414,7 +428,7 @@ class DeviceShares:
             rank,
             into_TO.stride(0),
             *weight_NRO.stride(),
-            **self._blocks(keep_TO, rank, TILE),
+            **self._blocks(keep_TO, rank, self.tile),
         )
 
     def outer(
@@ -423,6 +437,7 @@ class DeviceShares:
         """See `lora.Shares`; float32."""
         from budgerigar.encoder import kernels
 
+        assert x_TI.stride(1) == 1
         rank, inputs = low_TR.shape[1], x_TI.shape[1]
         gradient_NRI = x_TI.new_empty((self.runs, rank, inputs), dtype=torch.float32)
         kernels.outer[(self.runs, -(-inputs // CHUNK))](
@@ -444,17 +459,7 @@ class DeviceShares:
         return {"DRAWS": keep is not None, **sizes, "FACTORS": _factors()}
 
 
-def low_rank(
-    x_TI: torch.Tensor, keep_TI: Drawn | None, a_NRI: torch.Tensor, shares: DeviceShares
-) -> torch.Tensor:
-    """`DeviceShares.down`, differentiable."""
-    low_TR: torch.Tensor = _LowRank.apply(  # type: ignore[no-untyped-call]
-        x_TI, keep_TI, a_NRI, shares
-    )
-    return low_TR
-
-
-class _LowRank(torch.autograd.Function):
+class _Features(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import torch
 
-from budgerigar.encoder import fused
 from budgerigar.encoder.dropout import masked
 from budgerigar.encoder.products import Product
 
@@ -72,6 +71,9 @@ class Shares(Protocol):
 
     def down(self, x_TI: torch.Tensor, keep_TI: Kept, weight_NRI: torch.Tensor) -> torch.Tensor:
         """Each run's (keep * x) W^T, `[T, R]`."""
+
+    def features(self, x_TI: torch.Tensor, keep_TI: Kept, a_NRI: torch.Tensor) -> torch.Tensor:
+        """The same, differentiable."""
 
     def up(
         self,
@@ -161,7 +163,7 @@ class Use:
         by_half: list[torch.Tensor] = []
         for outputs, ranks, scale in self._blocks():
             own_NOR = db_NOR[:, outputs, ranks]
-            scaled_NOR = torch.empty(own_NOR.shape, device=own_NOR.device)
+            scaled_NOR = own_NOR.new_empty(own_NOR.shape)
             by_half += [da_NRI[:, ranks], torch.mul(own_NOR, scale, out=scaled_NOR)]
         return [half for run in zip(*by_half, strict=True) for half in run]
 
@@ -178,9 +180,7 @@ class Use:
 
 def low_rank(x_TI: torch.Tensor, use: Use, a_NRI: torch.Tensor) -> torch.Tensor:
     """What the A of updates, as joined, make of a product's input: `[T, R]`, differentiable."""
-    if isinstance(use.shares, fused.DeviceShares):
-        return fused.low_rank(x_TI, use.keep_TI, a_NRI, use.shares)
-    return use.shares.down(x_TI[use.rows], use.keep_TI, a_NRI)
+    return use.shares.features(x_TI[use.rows], use.keep_TI, a_NRI)
 
 
 def adapted_product(x_TI: torch.Tensor, product: Product, uses: Sequence[Use]) -> torch.Tensor:
@@ -253,8 +253,10 @@ class EqualShares:
     def down(
         self, x_TI: torch.Tensor, keep_TI: torch.Tensor | None, weight_NRI: torch.Tensor
     ) -> torch.Tensor:
-        """See `Shares`; differentiable."""
+        """See `Shares`."""
         return torch.bmm(self._apart(masked(x_TI, keep_TI)), weight_NRI.mT).flatten(0, 1)
+
+    features = down
 
     def up(
         self,

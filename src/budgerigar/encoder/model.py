@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,13 +17,15 @@ from torch.nn import functional as F
 
 from budgerigar.encoder.attention import Ragged
 from budgerigar.encoder.dropout import (
+    VALUES,
     Drawn,
     Stream,
     all_kept,
-    draw,
+    drawn_by,
     keep_mask,
     keep_scale,
     masked,
+    random_bytes,
 )
 from budgerigar.encoder.fused import DeviceShares
 from budgerigar.encoder.lora import EqualShares, Factors, Kept, Shares, Use
@@ -114,6 +116,7 @@ class PackedEncoder(ABC):
     ) -> list[Use]:
         """The updates at work on one product, whose outputs are those of `names` in order."""
         uses, first = [], 0
+        drawn: dict[int, torch.Tensor] = {}
         for some in _side_by_side(members):
             # Runs side by side whose updates are alike are multiplied together.
             for _, runs in itertools.groupby(some, lambda one: _kind(one, number, names)):
@@ -121,7 +124,7 @@ class PackedEncoder(ABC):
                 places = [at for at, name in enumerate(names) if (number, name) in own[0].updates]
                 if places:
                     matrices = [(number, names[at]) for at in places]
-                    uses.append(self._use(own, first, matrices, places, of_texts))
+                    uses.append(self._use(own, first, matrices, places, of_texts, drawn))
                 first += len(own)
         return uses
 
@@ -132,8 +135,10 @@ class PackedEncoder(ABC):
         matrices: Sequence[tuple[int, str]],
         places: Sequence[int],
         of_texts: bool,
+        drawn: dict[int, torch.Tensor],
     ) -> Use:
-        """Updates of runs side by side, on the matrices at some places of a product."""
+        """Updates of runs side by side, on the matrices at some places of a product; kernels read
+        random bytes that are drawn once for all runs, by their width."""
         one, rows = runs[0].updates[matrices[0]], runs[0].rows(of_texts)
         (outputs, _), inputs = one.b_OR.shape, one.a_RI.shape[1]
         rows = slice(rows.start, runs[-1].rows(of_texts).stop)
@@ -143,7 +148,9 @@ class PackedEncoder(ABC):
         if runs[0].shares is not None and not of_texts:
             assert isinstance(stream, torch.Generator)
             shares = runs[0].shares.of(first, len(runs))
-            keep_TI = draw(stream, height, inputs, one.dropout, self.device)
+            if one.dropout and inputs not in drawn:
+                drawn[inputs] = random_bytes(stream, height, inputs, self.device)
+            keep_TI = drawn_by(drawn.get(inputs), one.dropout)
         elif stream is not None:
             keep_TI = self._mask(stream, height, inputs, one.dropout)
         return Use(
@@ -164,24 +171,20 @@ class PackedEncoder(ABC):
 
         The rate is the base's, and so one for all runs.
         """
-        parts = _side_by_side(members)
-        if any(number < member.lowest for member in members):
-            parts = [[member] for member in members]
         places, masks = [], []
-        for some in parts:
-            place = slice(some[0].rows(of_texts).start, some[-1].rows(of_texts).stop)
-            stream = some[0].stream if number >= some[0].lowest else None
-            if stream is None:
+        for member in members:
+            place = member.rows(of_texts)
+            if member.stream is None or number < member.lowest:
                 continue
             own = place.stop - place.start
-            mask = self._mask(stream, own, width, self.hidden_dropout)
+            mask = self._mask(member.stream, own, width, self.hidden_dropout)
             if mask is not None:
                 places.append(place)
                 masks.append(mask)
         scale = keep_scale(self.hidden_dropout)
         if not masks:
             return None, 1.0
-        if len(masks) == len(parts):
+        if len(masks) == len(members):
             return masks[0] if len(masks) == 1 else torch.cat(masks), scale
         keep = all_kept(masks[0], rows)
         scales = torch.ones((rows, 1), device=self.device)
@@ -192,27 +195,34 @@ class PackedEncoder(ABC):
     def drawn(
         self, number: int, members: Sequence[Member], rows: int, width: int, of_texts: bool
     ) -> tuple[Drawn | None, float | torch.Tensor]:
-        """The same for kernels, where one stream draws for all members."""
+        """As `keep`, for kernels: one stream draws for all members, and what only some of them
+        drop is kept in the rows of the others.
+
+        Returns:
+            The bytes, None where all is kept; a number, or one for each row, `[T, 1]`.
+        """
         drops = [number >= member.lowest for member in members]
-        if not any(drops):
+        if not any(drops) or not self.hidden_dropout:
             return None, 1.0
         stream, shares = members[0].stream, members[0].shares
         assert isinstance(stream, torch.Generator)
         assert shares is not None
-        found, scale = draw(stream, rows, width, self.hidden_dropout, self.device), 1.0
-        if found is None or all(drops):
-            return found, scale if found is None else keep_scale(self.hidden_dropout)
+        bytes_TD = random_bytes(stream, rows, width, self.device)
+        scale = keep_scale(self.hidden_dropout)
+        if all(drops):
+            return drawn_by(bytes_TD, self.hidden_dropout), scale
         # One place more, for rows that belong to nobody.
         drops_N = torch.zeros(len(members) + 1, dtype=torch.bool, device=self.device)
         for place, drop in enumerate(drops):
-            drops_N[place] = drop
+            # An assignment would wait for the host, which a graph that is recorded cannot.
+            drops_N[place].fill_(drop)
         row_T = torch.arange(rows, device=self.device)
         run_T = row_T // members[0].texts.stop
         if not of_texts:
             run_T = torch.searchsorted(shares.ends[1:], row_T, right=True)
         drops_T1 = drops_N[run_T][:, None]
-        scales_T1 = torch.where(drops_T1, keep_scale(self.hidden_dropout), 1.0)
-        return replace(found, bytes_TD=torch.where(drops_T1, found.bytes_TD, 255)), scales_T1
+        bytes_TD = torch.where(drops_T1, bytes_TD, VALUES - 1)
+        return drawn_by(bytes_TD, self.hidden_dropout), torch.where(drops_T1, scale, 1.0)
 
     def drop(self, x: torch.Tensor, rate: float, stream: Stream | None) -> torch.Tensor:
         """Dropout of rows `[..., D]`, of one run or of several with one stream; as they are
@@ -228,7 +238,7 @@ class PackedEncoder(ABC):
 
 
 def _side_by_side(members: Sequence[Member]) -> list[Sequence[Member]]:
-    """Members whose dropout one stream draws have equal shares of a batch, and go together."""
+    """Members whose dropout one stream draws have equally many texts, and go together."""
     if members and isinstance(members[0].stream, torch.Generator):
         return [members]
     return [[member] for member in members]

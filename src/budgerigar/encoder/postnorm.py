@@ -10,6 +10,7 @@ head, R rank, N runs.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -211,8 +212,9 @@ class PostNormEncoder(PackedEncoder):
         while place < len(members):
             member, use = members[place], uses.get(place)
             if use is None:
-                tokens = member.tokens.stop - member.tokens.start
-                low.append(x_TD.new_zeros((tokens, rank)))
+                if member.shares is None:
+                    tokens = member.tokens.stop - member.tokens.start
+                    low.append(x_TD.new_zeros((tokens, rank)))
                 nothing = x_TD.new_zeros((1, 2, heads, width // heads, rank))
                 b_halves.append((member.texts, nothing))
                 place += 1
@@ -226,7 +228,7 @@ class PostNormEncoder(PackedEncoder):
         if members[0].shares is None:
             return _ByHead(torch.cat(low), b_halves)
         # Each has all rows, with zeros where they are other runs'.
-        return _ByHead(torch.stack(low).sum(0) if len(low) > 1 else low[0], b_halves)
+        return _ByHead(functools.reduce(torch.add, low), b_halves)
 
 
 def _widened(x: torch.Tensor, *sides: int) -> torch.Tensor:
