@@ -2,10 +2,12 @@
 
 Each does in one pass over memory what would be several operations of torch. Sums are float32;
 factors of products have the number type of the tensors, and FACTORS says to what those of float32
-are rounded (`tf32`: to 10 bits). What `drawn` holds below `dropped` drops its value.
+are rounded (`tf32`: to 10 bits). Tensors are contiguous unless a step between rows is given; `to_x`
+is the gradient of x, of its shape. `drawn` are random bytes, one for each value that may be
+dropped, and those below `dropped` drop it. `ends` says where texts, or runs, end, after a 0.
 
 Shape letters: T rows, D width, H heads, K width of a head, B texts, E features a token, N runs,
-R rank, I inputs.
+R rank, I inputs, O outputs.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ def add_norm_forward(
     DRAWS: tl.constexpr, SCALES: tl.constexpr, NARROWS: tl.constexpr, ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Some rows: result = norm(hidden + scale * keep * change), and the same in the number type
-    of products."""
+    """Some rows: result = norm(hidden + scale * keep * change), all `[T, D]`, and the same in the
+    number type of products; `scale` is a number or `[T]`."""
     column, place, inside = _whole_rows(rows, width, ROWS, BLOCK)
     factor = _factor(drawn, dropped, scale, rows, place, inside, DRAWS, SCALES, ROWS)
     normed, _ = _normed(hidden, change, factor, place, inside, width, epsilon)
@@ -96,8 +98,8 @@ def attend_forward(
     K: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK: tl.constexpr, FACTORS: tl.constexpr,
 ):  # fmt: skip
     """A head's attention within a text for a block of queries, keys block by block (Dao et al.
-    2022, arXiv:2205.14135, algorithm 1); `spread` takes the logarithm of each sum of exponentials,
-    `[T, H]`."""
+    2022, arXiv:2205.14135, algorithm 1): `qkv` `[T, 3 * D]` to `context` `[T, D]`; `spread` takes
+    the logarithm of each sum of exponentials, `[T, H]`."""
     head, heads, own = tl.program_id(1), tl.num_programs(1), tl.program_id(2) * BLOCK
     start, length = _text(ends)
     if own >= length:
@@ -219,7 +221,8 @@ def first_scores(
     features, queries, scores, ends, heads, width,
     HEADS: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, FACTORS: tl.constexpr,
 ):  # fmt: skip
-    """Products of a block of a text's features and the text's queries, `[T, H]`."""
+    """Products of a block of a text's features, `[T, E]`, and the text's queries, `[B, H, E]`:
+    `[T, H]`."""
     row = tl.program_id(1) * BLOCK
     start, length = _text(ends)
     if row >= length:
@@ -238,7 +241,7 @@ def first_scores(
 def first_softmax(
     scores, ends, heads, scale, HEADS: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """A text's scores become its tokens' weights, in place."""
+    """A text's scores become its tokens' weights, `[T, H]`, in place."""
     start, length = _text(ends)
     head = tl.arange(0, HEADS)
     top = tl.full((HEADS,), float("-inf"), tl.float32)
@@ -261,7 +264,7 @@ def first_softmax(
 def first_softmax_backward(
     to_weights, weights, ends, heads, scale, HEADS: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """The gradients of a text's weights become those of its scores, in place."""
+    """The gradients of a text's weights become those of its scores, `[T, H]`, in place."""
     start, length = _text(ends)
     head = tl.arange(0, HEADS)
     along = tl.zeros((HEADS,), tl.float32)
@@ -281,7 +284,7 @@ def first_forward(
     features, weights, mixed, ends, heads, width,
     HEADS: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, FACTORS: tl.constexpr,
 ):  # fmt: skip
-    """The mean of a text's features, some of them, for each head."""
+    """The weighted mean of a text's features, some of them, for each head: `[B, H, E]`."""
     column = tl.program_id(1) * CHUNK + tl.arange(0, CHUNK)
     start, length = _text(ends)
     head = tl.arange(0, HEADS)
@@ -360,7 +363,8 @@ def down(
     DRAWS: tl.constexpr, RANK: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
     FACTORS: tl.constexpr,
 ):  # fmt: skip
-    """A tile of rows of one run: low = (keep * x) W^T."""
+    """A tile of rows of one run: low = (keep * x) W^T, `[T, I]` to `[T, R]` with a weight
+    `[N, R, I]` of any strides; `tiles` holds run, first row and end of each."""
     run, row, inside_T = _rows_of(tiles, first_run, BLOCK)
     if (run < 0) | (run >= runs):
         return
@@ -382,7 +386,7 @@ def up(
     DRAWS: tl.constexpr, RANK: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
     FACTORS: tl.constexpr,
 ):  # fmt: skip
-    """A tile of rows of one run, some columns: into += keep * (low W)."""
+    """A tile of rows of one run, some columns: into += keep * (low W), `[T, R]` to `[T, O]`."""
     run, row, inside_T = _rows_of(tiles, first_run, BLOCK)
     if (run < 0) | (run >= runs):
         return
