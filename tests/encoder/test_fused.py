@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from budgerigar.encoder import dropout, fused
+from budgerigar.encoder.device_shares import TILE, DeviceShares
 from budgerigar.encoder.dropout import Drawn
-from budgerigar.encoder.fused import TILE, DeviceShares
 from budgerigar.encoder.weights import Norm
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

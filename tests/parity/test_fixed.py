@@ -15,10 +15,10 @@ from test_engine import SIX, along_a_direction, base_of, largest_difference, tex
 from budgerigar.encoder import cohort, engine, fused, paths
 from budgerigar.encoder.budget import Selection
 from budgerigar.encoder.cohort import Batch
+from budgerigar.encoder.device_shares import TILE
 from budgerigar.encoder.dropout import Dropouts
 from budgerigar.encoder.fixed import DeviceTexts, FixedBatch
 from budgerigar.encoder.frozen import PrefixedTexts
-from budgerigar.encoder.fused import TILE
 from budgerigar.encoder.lora import LowRank
 from budgerigar.training import graphs, optimizer
 from budgerigar.training.optimizer import Rates

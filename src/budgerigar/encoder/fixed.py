@@ -17,8 +17,8 @@ import torch
 from torch.nn import functional as F
 
 from budgerigar.encoder.attention import Ragged
+from budgerigar.encoder.device_shares import TILE, DeviceShares
 from budgerigar.encoder.frozen import PrefixedTexts
-from budgerigar.encoder.fused import TILE, DeviceShares
 
 ROWS = 128
 """One run has a multiple of so many rows; several have one that grows with their spread."""

@@ -1,9 +1,7 @@
 """What batches of fixed shapes on a GPU do between their products, each in a kernel or two of
-`kernels`: dropout with addition and norm, attention, low-rank updates of runs whose rows the
-device alone knows.
+`kernels`: dropout with addition and norm, and attention. `device_shares` has the low-rank updates.
 
-Shape letters: T rows, D width, H heads, B texts, E features a token, N runs, W tiles, R rank,
-I inputs, O outputs.
+Shape letters: T rows, D width, H heads, B texts, E features a token.
 """
 
 from __future__ import annotations
@@ -11,7 +9,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,16 +18,12 @@ from budgerigar.encoder.dropout import Drawn
 if TYPE_CHECKING:
     from budgerigar.encoder.weights import Norm
 
-TILE = 32
-"""Rows of one run that low-rank kernels take together."""
-SUMMED_ROWS = 128
-"""Rows of one run that are summed over together."""
 NORM_ROWS = 4
 """Rows that a kernel norms together."""
 BLOCK = 64
 """Tokens of a text that attention takes together."""
 CHUNK = 64
-"""Columns that attention of one query, and low-rank kernels, take together."""
+"""Columns that kernels take together where they take some."""
 ONE_STAGE = {"num_stages": 1}
 """For loops that most often go round once: nothing is fetched ahead."""
 
@@ -103,7 +96,7 @@ class _AddNorm(torch.autograd.Function):
         kernels.add_norm_forward[(-(-rows // NORM_ROWS),)](
             hidden,
             change,
-            *_drawn(keep),
+            *drawn_arguments(keep),
             scale,
             norm.weight,
             norm.bias,
@@ -116,7 +109,7 @@ class _AddNorm(torch.autograd.Function):
             SCALES=isinstance(scale, torch.Tensor),
             NARROWS=narrows,
             ROWS=NORM_ROWS,
-            BLOCK=_power(width),
+            BLOCK=power_of_two(width),
         )
         ctx.keep, ctx.scale, ctx.norm, ctx.epsilon = keep, scale, norm, epsilon
         ctx.set_materialize_grads(False)
@@ -138,7 +131,7 @@ class _AddNorm(torch.autograd.Function):
             to_narrowed,
             hidden,
             change,
-            *_drawn(ctx.keep),
+            *drawn_arguments(ctx.keep),
             ctx.scale,
             ctx.norm.weight,
             to_hidden,
@@ -152,7 +145,7 @@ class _AddNorm(torch.autograd.Function):
             NARROWS=to_narrowed is not None,
             HIDDEN=to_hidden is not None,
             ROWS=NORM_ROWS,
-            BLOCK=_power(width),
+            BLOCK=power_of_two(width),
         )
         return to_hidden, to_change, None, None, None, None
 
@@ -212,8 +205,8 @@ class _Attend(torch.autograd.Function):
 
 def _of_heads(width: int, heads: int) -> dict[str, Any]:
     each = width // heads
-    sizes = {"K": each, "BLOCK_K": _power(each), "BLOCK": BLOCK}
-    return {"scale": each**-0.5, **sizes, "FACTORS": _factors(), **ONE_STAGE}
+    sizes = {"K": each, "BLOCK_K": power_of_two(each), "BLOCK": BLOCK}
+    return {"scale": each**-0.5, **sizes, "FACTORS": factors(), **ONE_STAGE}
 
 
 def attend_first(
@@ -314,171 +307,28 @@ class _AttendFirst(torch.autograd.Function):
             width,
             **_sizes(heads),
             CHUNK=CHUNK,
-            FACTORS=_factors(),
+            FACTORS=factors(),
         )
 
 
 def _sizes(heads: int) -> dict[str, int]:
-    return {"HEADS": _power(heads), "BLOCK": BLOCK}
+    return {"HEADS": power_of_two(heads), "BLOCK": BLOCK}
 
 
 def _products() -> dict[str, Any]:
-    return {"CHUNK": CHUNK, "FACTORS": _factors(), **ONE_STAGE}
+    return {"CHUNK": CHUNK, "FACTORS": factors(), **ONE_STAGE}
 
 
-def _factors() -> str:
+def factors() -> str:
     """To what factors of float32 are rounded: as torch does in its own products."""
     return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
-def _drawn(keep: Drawn | None) -> tuple[torch.Tensor | None, int]:
+def drawn_arguments(keep: Drawn | None) -> tuple[torch.Tensor | None, int]:
     """Dropout as kernels take it."""
     return (None, 0) if keep is None else (keep.bytes_TD, keep.dropped)
 
 
-def _power(size: int) -> int:
+def power_of_two(size: int) -> int:
     """The power of 2 that holds so many values, and that tensor cores take."""
     return max(16, 1 << (size - 1).bit_length())
-
-
-@dataclass(frozen=True)
-class DeviceShares:
-    """Which rows of a batch each run has: known to the device alone, not to the host.
-
-    Attributes:
-        ends: where the runs' rows end, one run after another from row 0, int32 `[N + 1]` after a
-            0. Rows after the last belong to nobody.
-        tiles_W3: stretches of rows of one run: run, first row, end, int32; -1 for the run where
-            there is none.
-        tile: rows that each of them has at most.
-        first, runs: the runs that are meant, from the first.
-    """
-
-    ends: torch.Tensor
-    tiles_W3: torch.Tensor
-    tile: int
-    first: int
-    runs: int
-
-    def of(self, first: int, runs: int) -> DeviceShares:
-        """Some of the runs."""
-        return replace(self, first=first, runs=runs)
-
-    def inputs(
-        self, x_TI: torch.Tensor, keep_TI: Drawn | None
-    ) -> tuple[torch.Tensor, Drawn | None]:
-        """See `lora.Shares`: as they are, kernels drop out."""
-        return x_TI, keep_TI
-
-    def down(
-        self, x_TI: torch.Tensor, keep_TI: Drawn | None, weight_NRI: torch.Tensor
-    ) -> torch.Tensor:
-        """See `lora.Shares`; zero in rows of other runs."""
-        from budgerigar.encoder import kernels
-
-        assert x_TI.stride(1) == 1
-        rank, inputs = weight_NRI.shape[1:]
-        low_TR = x_TI.new_zeros((len(x_TI), rank))
-        kernels.down[(len(self.tiles_W3),)](
-            x_TI,
-            *_drawn(keep_TI),
-            weight_NRI,
-            low_TR,
-            self.tiles_W3,
-            self.first,
-            self.runs,
-            inputs,
-            rank,
-            x_TI.stride(0),
-            *weight_NRI.stride(),
-            **self._blocks(keep_TI, rank, self.tile),
-        )
-        return low_TR
-
-    def features(
-        self, x_TI: torch.Tensor, keep_TI: Drawn | None, a_NRI: torch.Tensor
-    ) -> torch.Tensor:
-        """See `lora.Shares`; zero in rows of other runs."""
-        low_TR: torch.Tensor = _Features.apply(  # type: ignore[no-untyped-call]
-            x_TI, keep_TI, a_NRI, self
-        )
-        return low_TR
-
-    def up(
-        self,
-        low_TR: torch.Tensor,
-        weight_NRO: torch.Tensor,
-        into_TO: torch.Tensor,
-        keep_TO: Drawn | None = None,
-    ) -> None:
-        """See `lora.Shares`."""
-        from budgerigar.encoder import kernels
-
-        assert into_TO.stride(1) == 1
-        rank, outputs = weight_NRO.shape[1:]
-        kernels.up[(len(self.tiles_W3), -(-outputs // CHUNK))](
-            low_TR,
-            weight_NRO,
-            *_drawn(keep_TO),
-            into_TO,
-            self.tiles_W3,
-            self.first,
-            self.runs,
-            outputs,
-            rank,
-            into_TO.stride(0),
-            *weight_NRO.stride(),
-            **self._blocks(keep_TO, rank, self.tile),
-        )
-
-    def outer(
-        self, low_TR: torch.Tensor, x_TI: torch.Tensor, keep_TI: Drawn | None
-    ) -> torch.Tensor:
-        """See `lora.Shares`; float32."""
-        from budgerigar.encoder import kernels
-
-        assert x_TI.stride(1) == 1
-        rank, inputs = low_TR.shape[1], x_TI.shape[1]
-        gradient_NRI = x_TI.new_empty((self.runs, rank, inputs), dtype=torch.float32)
-        kernels.outer[(self.runs, -(-inputs // CHUNK))](
-            low_TR,
-            x_TI,
-            *_drawn(keep_TI),
-            gradient_NRI,
-            self.ends,
-            self.first,
-            inputs,
-            rank,
-            x_TI.stride(0),
-            **self._blocks(keep_TI, rank, SUMMED_ROWS),
-        )
-        return gradient_NRI
-
-    def _blocks(self, keep: Drawn | None, rank: int, rows: int) -> dict[str, Any]:
-        sizes = {"RANK": _power(rank), "BLOCK": rows, "CHUNK": CHUNK}
-        return {"DRAWS": keep is not None, **sizes, "FACTORS": _factors()}
-
-
-class _Features(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x_TI: torch.Tensor,
-        keep_TI: Drawn | None,
-        a_NRI: torch.Tensor,
-        shares: DeviceShares,
-    ) -> torch.Tensor:
-        ctx.keep_TI, ctx.shares = keep_TI, shares
-        ctx.save_for_backward(x_TI, a_NRI)
-        return shares.down(x_TI, keep_TI, a_NRI)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        x_TI, a_NRI = ctx.saved_tensors
-        to_low_TR = gradients[0].contiguous()
-        to_x_TI = None
-        if ctx.needs_input_grad[0]:
-            to_x_TI = torch.zeros_like(x_TI)
-            ctx.shares.up(to_low_TR, a_NRI, to_x_TI, ctx.keep_TI)
-        to_a_NRI = ctx.shares.outer(to_low_TR, x_TI, ctx.keep_TI).to(a_NRI.dtype)
-        return to_x_TI, None, to_a_NRI, None

@@ -1,4 +1,4 @@
-"""Kernels in Triton for packed texts on a GPU; `fused` starts them.
+"""Kernels in Triton for packed texts on a GPU; `fused` and `device_shares` start them.
 
 Each does in one pass over memory what would be several operations of torch. Sums are float32;
 factors of products have the number type of the tensors, and FACTORS says to what those of float32

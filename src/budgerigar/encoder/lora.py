@@ -178,11 +178,6 @@ class Use:
             first = last
 
 
-def low_rank(x_TI: torch.Tensor, use: Use, a_NRI: torch.Tensor) -> torch.Tensor:
-    """What the A of updates, as joined, make of a product's input: `[T, R]`, differentiable."""
-    return use.shares.features(x_TI[use.rows], use.keep_TI, a_NRI)
-
-
 def adapted_product(x_TI: torch.Tensor, product: Product, uses: Sequence[Use]) -> torch.Tensor:
     """A frozen product and the updates on it, in the number type of `x_TI`."""
     uses = [part for use in uses for part in use.parts()]

@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from budgerigar.encoder.attention import Ragged
+from budgerigar.encoder.device_shares import DeviceShares
 from budgerigar.encoder.dropout import (
     VALUES,
     Drawn,
@@ -27,7 +28,6 @@ from budgerigar.encoder.dropout import (
     masked,
     random_bytes,
 )
-from budgerigar.encoder.fused import DeviceShares
 from budgerigar.encoder.lora import EqualShares, Factors, Kept, Shares, Use
 
 Head = Mapping[str, torch.Tensor]

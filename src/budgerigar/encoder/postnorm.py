@@ -23,7 +23,7 @@ from budgerigar.encoder import fused
 from budgerigar.encoder.attention import Ragged, attend, attend_first
 from budgerigar.encoder.dropout import Stream, masked
 from budgerigar.encoder.families import Family
-from budgerigar.encoder.lora import adapted_product, low_rank
+from budgerigar.encoder.lora import adapted_product
 from budgerigar.encoder.model import Head, Member, PackedEncoder, linear, on_device
 from budgerigar.encoder.products import Product
 from budgerigar.encoder.weights import Layer, Norm, Weights
@@ -221,7 +221,8 @@ class PostNormEncoder(PackedEncoder):
                 continue
             place += len(use.factors)
             a_NRI, b_NOR = use.joined(use.halves(), x_TD.dtype)
-            low.append(_widened(low_rank(x_TD, use, a_NRI), 0, rank - use.rank))
+            low_TR = use.shares.features(x_TD[use.rows], use.keep_TI, a_NRI)
+            low.append(_widened(low_TR, 0, rank - use.rank))
             b_NOR = _widened(b_NOR, 0, rank - use.rank, use.span.start, 2 * width - use.span.stop)
             texts = slice(member.texts.start, members[place - 1].texts.stop)
             b_halves.append((texts, b_NOR.unflatten(1, (2, heads, -1))))
