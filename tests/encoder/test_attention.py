@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from budgerigar.encoder import attention
-from budgerigar.encoder.attention import FILL, LARGEST_SCORES, Ragged, attend, attend_first, ragged
+from budgerigar.encoder.attention import (
+    LARGEST_SCORES,
+    MOST,
+    ROUND,
+    WASTE,
+    Ragged,
+    attend,
+    attend_first,
+    ragged,
+)
 
 CPU = torch.device("cpu")
 HEADS, WIDTH_OF_HEAD = 3, 4
@@ -46,8 +55,10 @@ def check_plan(lengths: list[int]) -> None:
         texts = group.texts.tolist()
         seen += texts
         own = [lengths[text] for text in texts]
-        assert max(own) == group.longest
-        assert min(own) >= FILL * group.longest
+        rounded = [-(-length // ROUND) * ROUND for length in own]
+        assert group.longest == max(rounded)
+        assert sum(group.longest**2 - length**2 for length in rounded) <= WASTE
+        assert group.size <= MOST
         assert group.size == 1 or group.size * group.longest**2 <= LARGEST_SCORES
         token_GL = where.token_P[group.places].view(group.size, group.longest)
         padding_GL = group.padding_GL

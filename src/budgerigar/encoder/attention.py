@@ -9,18 +9,22 @@ L longest of them, H heads, K width of a head, D = H * K, E features a token.
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from budgerigar.encoder import fused
+from budgerigar.encoder.products import exact_products
 
-FILL = 0.85
-"""A group takes no text that is shorter than this share of its longest."""
+ROUND = 16
+"""Texts are padded to a multiple of so many tokens: oneDNN makes a kernel for every new shape."""
+MOST = 16
+"""Texts of a group at most, for few shapes too, and for scores that stay in the caches."""
+WASTE = 1 << 13
+"""Scores of a head that a group may compute in vain so that texts of other lengths join it: about
+what another group costs."""
 LARGEST_SCORES = 1 << 21
 """Attention scores of a head that a group may hold: longer texts go in smaller groups."""
 
@@ -32,7 +36,7 @@ class Group:
     Attributes:
         start: its first place in the padded view.
         size: texts G.
-        longest: tokens L.
+        longest: tokens L, padding included.
         shortest: tokens of its shortest text.
         texts: their numbers in the batch, `[G]`.
         padding_GL: True where there is no token; None where every text is of length L.
@@ -135,14 +139,17 @@ def _padded_view(
 ) -> tuple[tuple[Group, ...], np.ndarray, np.ndarray]:
     """Groups of texts of like length, the row at each place, and the place of each row."""
     order = np.argsort(-lengths_B, kind="stable")
+    rounded = -(-lengths_B[order] // ROUND) * ROUND
     groups: list[Group] = []
     tokens: list[np.ndarray] = []
     place_T = np.zeros(rows, dtype=np.int64)
     start = first = 0
     while first < len(order):
-        longest = int(lengths_B[order[first]])
-        fitting = int(np.count_nonzero(lengths_B[order[first:]] >= FILL * longest))
-        texts = order[first : first + min(fitting, max(1, LARGEST_SCORES // longest**2))]
+        longest = int(rounded[first])
+        waste = np.cumsum(longest**2 - rounded[first:] ** 2)
+        fitting = int(np.searchsorted(waste, WASTE, side="right"))
+        fitting = min(fitting, MOST, max(1, LARGEST_SCORES // longest**2))
+        texts = order[first : first + fitting]
         within_L = np.arange(longest)
         inside_GL = within_L < lengths_B[texts, None]
         token_GL = starts_B[texts, None] + np.where(inside_GL, within_L, 0)
@@ -182,9 +189,6 @@ def attend(
         return fused.attend(qkv_T3D, where.ends_S, heads, where.longest)
     if qkv_T3D.is_cuda and qkv_T3D.dtype != torch.float32:
         return _varlen(qkv_T3D, where, heads, window)
-    goes_back = torch.is_grad_enabled() and qkv_T3D.requires_grad
-    if not qkv_T3D.is_cuda and window is None and not goes_back:
-        return _forwards(qkv_T3D, where, heads)
     context_TD: torch.Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
         qkv_T3D, where, heads, window
     )
@@ -228,29 +232,9 @@ def _varlen(qkv_T3D: torch.Tensor, where: Ragged, heads: int, window: int | None
     return context.reshape(qkv_T3D.shape[0], -1)  # type: ignore[no-any-return]
 
 
-def _forwards(qkv_T3D: torch.Tensor, where: Ragged, heads: int) -> torch.Tensor:
-    """PyTorch's kernel where nothing goes backwards: without a mask it is the faster one, so that
-    texts of exactly one length go together, float32 inside."""
-    exact = torch.promote_types(qkv_T3D.dtype, torch.float32)
-    context_TD = qkv_T3D.new_zeros((len(qkv_T3D), qkv_T3D.shape[1] // 3))
-    order_B = np.argsort(where.lengths_B, kind="stable")
-    bounds = np.flatnonzero(np.diff(where.lengths_B[order_B], prepend=0, append=0))
-    for first, last in itertools.pairwise(bounds.tolist()):
-        texts_G = order_B[first:last]
-        length, starts_G = int(where.lengths_B[texts_G[0]]), where.starts_B[texts_G]
-        rows: slice | torch.Tensor = slice(starts_G[0], starts_G[0] + length * len(texts_G))
-        if (np.diff(starts_G) != length).any():
-            rows = _tensor(rows_of(starts_G, where.lengths_B[texts_G]), qkv_T3D.device)
-        apart = qkv_T3D[rows].view(len(texts_G), length, 3, heads, -1).permute(2, 0, 3, 1, 4)
-        query, key, value = apart.to(exact).unbind(0)
-        context = F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
-        context_TD[rows] = context.flatten(2).flatten(0, 1).to(context_TD.dtype)
-    return context_TD
-
-
 class _Attention(torch.autograd.Function):
-    """Plain batched products in a padded view, in both directions, float32 inside: 16 bits
-    would round the scores, and would need a kernel for every new length.
+    """Plain batched products in a padded view, in both directions. Scores are float32 at least,
+    and so are their gradients; what they multiply is of the rows' number type.
 
     With P = softmax(s Q K^T) and O = P V: dV = P^T dO, dP = dO V^T,
     dS = P * (dP - rowsum(dP * P)), dQ = s dS K, dK = s dS^T Q.
@@ -261,18 +245,19 @@ class _Attention(torch.autograd.Function):
         ctx: Any, qkv_T3D: torch.Tensor, where: Ragged, heads: int, window: int | None
     ) -> torch.Tensor:
         qkv_P3D = qkv_T3D.index_select(0, where.token_P)
-        width = qkv_T3D.shape[1] // 3
-        scale = (width // heads) ** -0.5
-        context_PD = qkv_P3D.new_empty((len(where.token_P), width))
+        context_PD = qkv_P3D.new_empty((len(where.token_P), qkv_T3D.shape[1] // 3))
         saved: list[torch.Tensor] = []
         for group in where.groups:
-            query, key, value = _split_heads(qkv_P3D[group.places], group, 3, heads)
-            scores = _scaled(query, key.transpose(1, 2), scale)
+            query, key, value = _split_heads(qkv_P3D[group.places], group.size, 3, heads)
+            scores = exact_products(query, key.mT, _scale(query))
             _hide(scores, group, heads, window)
             probabilities = scores.softmax(-1)
-            _merge_heads(torch.bmm(probabilities, value), group, heads, context_PD[group.places])
-            saved += [query, key, value, probabilities]
-        ctx.where, ctx.heads, ctx.scale = where, heads, scale
+            weights = probabilities.to(value.dtype)
+            context = torch.bmm(weights, value)
+            _merge_heads(context, group.size, heads, context_PD[group.places])
+            if ctx.needs_input_grad[0]:
+                saved += [query, key, value, probabilities, weights]
+        ctx.where, ctx.heads = where, heads
         ctx.save_for_backward(*saved)
         return _packed(context_PD, where)
 
@@ -285,19 +270,19 @@ class _Attention(torch.autograd.Function):
         qkv_P3D = context_PD.new_empty((len(where.token_P), 3 * width))
         saved = iter(ctx.saved_tensors)
         for group in where.groups:
-            query, key, value, probabilities = (next(saved) for _ in range(4))
+            query, key, value, probabilities, weights = (next(saved) for _ in range(5))
             if group.padding_GL is not None:
                 context_PD[group.places].masked_fill_(group.padding_GL.reshape(-1, 1), 0.0)
-            (context,) = _split_heads(context_PD[group.places], group, 1, ctx.heads)
-            toward = torch.bmm(context, value.transpose(1, 2))
-            scores = _softmax_backward(toward, probabilities)
+            (context,) = _split_heads(context_PD[group.places], group.size, 1, ctx.heads)
+            toward = exact_products(context, value.mT)
+            scores = _softmax_backward(toward, probabilities).mul_(_scale(query)).to(query.dtype)
             parts = (
-                _scaled(scores, key, ctx.scale),
-                _scaled(scores.transpose(1, 2), query, ctx.scale),
-                torch.bmm(probabilities.transpose(1, 2), context),
+                torch.bmm(scores, key),
+                torch.bmm(scores.mT, query),
+                torch.bmm(weights.mT, context),
             )
             for part, columns in zip(parts, qkv_P3D[group.places].split(width, 1), strict=True):
-                _merge_heads(part, group, ctx.heads, columns)
+                _merge_heads(part, group.size, ctx.heads, columns)
         return _packed(qkv_P3D, where), None, None, None
 
 
@@ -314,7 +299,7 @@ class _FirstAttention(torch.autograd.Function):
         for group in where.groups:
             features = features_PE[group.places].view(group.size, group.longest, -1)
             queries = queries_BHE.index_select(0, group.texts)
-            scores = _scaled(queries, features.transpose(1, 2), scale)
+            scores = exact_products(queries, features.mT, scale)
             if group.padding_GL is not None:
                 scores.masked_fill_(group.padding_GL[:, None, :], float("-inf"))
             probabilities = scores.softmax(-1)
@@ -353,10 +338,9 @@ def _packed(padded: torch.Tensor, where: Ragged) -> torch.Tensor:
     return rows if where.idle is None else rows.index_fill_(0, where.idle, 0.0)
 
 
-def _scaled(left: torch.Tensor, right: torch.Tensor, scale: float) -> torch.Tensor:
-    """`[X, L, E]` times `[X, E, M]` times a number, without a pass of its own for it."""
-    out = left.new_empty((*left.shape[:2], right.shape[2]))
-    return out.baddbmm_(left, right, beta=0.0, alpha=scale)
+def _scale(query: torch.Tensor) -> float:
+    """Of scores before the softmax."""
+    return float(query.shape[-1] ** -0.5)
 
 
 def _softmax_backward(toward: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
@@ -382,18 +366,15 @@ def _hide(scores: torch.Tensor, group: Group, heads: int, window: int | None) ->
     by_text.masked_fill_(hidden_GLL[:, None], float("-inf"))
 
 
-def _split_heads(
-    rows: torch.Tensor, group: Group, parts: int, heads: int
-) -> tuple[torch.Tensor, ...]:
-    """Rows `[G * L, parts * H * K]` -> so many tensors `[G * H, L, K]`, float32 at least."""
-    apart = rows.view(group.size, group.longest, parts, heads, -1).permute(2, 0, 3, 1, 4)
-    exact = torch.promote_types(rows.dtype, torch.float32)
-    together = apart.to(exact, memory_format=torch.contiguous_format)
-    return together.reshape(parts, group.size * heads, group.longest, -1).unbind(0)
+def _split_heads(rows: torch.Tensor, size: int, parts: int, heads: int) -> tuple[torch.Tensor, ...]:
+    """Rows `[G * L, parts * H * K]` of G texts -> so many tensors `[G * H, L, K]`."""
+    apart = rows.view(size, -1, parts, heads, rows.shape[1] // (parts * heads))
+    together = apart.permute(2, 0, 3, 1, 4).contiguous()
+    return together.flatten(1, 2).unbind(0)
 
 
-def _merge_heads(by_head: torch.Tensor, group: Group, heads: int, into: torch.Tensor) -> None:
-    """`[G * H, L, K]` -> rows `[G * L, H * K]`, written into a part of a larger tensor, in its
-    number type."""
-    apart = by_head.view(group.size, heads, group.longest, -1).transpose(1, 2)
-    into.unflatten(0, (group.size, group.longest)).unflatten(2, (heads, -1)).copy_(apart)
+def _merge_heads(by_head: torch.Tensor, size: int, heads: int, into: torch.Tensor) -> None:
+    """`[G * H, L, K]` -> rows `[G * L, H * K]` of G texts, written into a part of a larger
+    tensor."""
+    apart = by_head.unflatten(0, (size, heads)).transpose(1, 2)
+    into.unflatten(0, (size, -1)).unflatten(2, (heads, -1)).copy_(apart)

@@ -1,0 +1,61 @@
+"""Products in the way that the processor does them fastest give what plain ones give."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from budgerigar.encoder.products import Product, exact_products
+
+matmul = torch.backends.mkldnn.matmul
+
+
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@given(
+    shape=st.tuples(*[st.integers(1, 40)] * 4),
+    number_type=st.sampled_from([torch.bfloat16, torch.float16, torch.float32, torch.float64]),
+    turned=st.booleans(),
+)
+@settings(deadline=None, max_examples=60)
+def test_batched_products_are_exact_to_float32(shape, number_type, turned):
+    batch, rows, inputs, outputs = shape
+    left = randn(batch, rows, inputs).to(number_type)
+    right = randn(batch, inputs, outputs, seed=1).to(number_type)
+    if turned:
+        right = right.mT.contiguous().mT
+    found = exact_products(left, right, 0.3)
+    assert found.dtype == torch.promote_types(number_type, torch.float32)
+    expected = 0.3 * torch.bmm(left.double(), right.double())
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("before", ["none", "ieee", "bf16"])
+def test_how_torch_multiplies_float32_elsewhere_stays_as_it_was(before):
+    left = randn(2, 3, 4).bfloat16()
+    as_it_was, matmul.fp32_precision = matmul.fp32_precision, before
+    try:
+        exact_products(left, left.mT)
+        assert matmul.fp32_precision == before
+        with pytest.raises(RuntimeError):
+            exact_products(left, left)
+        assert matmul.fp32_precision == before
+    finally:
+        matmul.fp32_precision = as_it_was
+
+
+@pytest.mark.parametrize("number_type", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 7, 64])
+def test_products_with_kept_weights_are_plain_ones(rows, number_type):
+    weight, bias = randn(24, 40).to(number_type), randn(24, seed=1).to(number_type)
+    x, dy = randn(rows, 40, seed=2).to(number_type), randn(rows, 24, seed=3).to(number_type)
+    product = Product(weight, bias)
+    exact = x.double() @ weight.double().T + bias.double()
+    allowed = {torch.float32: 1e-5, torch.bfloat16: 1e-2}[number_type]
+    torch.testing.assert_close(product.forwards(x).double(), exact, rtol=allowed, atol=allowed)
+    back = dy.double() @ weight.double()
+    torch.testing.assert_close(product.backwards(dy).double(), back, rtol=allowed, atol=allowed)
