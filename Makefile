@@ -22,7 +22,7 @@ test: $(INSTALLED_DEV)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 # What torch itself needs comes from the ordinary index: that of CPU builds has not all of it.
 $(INSTALLED): pyproject.toml constraints.txt
