@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 TORCH_INDEX ?=
+WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 INSTALLED := .venv/.installed
@@ -22,7 +23,7 @@ test: $(INSTALLED_DEV)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile
 
 # What torch itself needs comes from the ordinary index: that of CPU builds has not all of it.
 $(INSTALLED): pyproject.toml constraints.txt

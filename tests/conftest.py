@@ -7,12 +7,17 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # The models are tiny: two threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+
+# Files are tested side by side: how long an example takes says nothing.
+hypothesis.settings.register_profile("side by side", deadline=None)
+hypothesis.settings.load_profile("side by side")
 
 if not torch.cuda.is_available():
     # Its kernels run in Triton's interpreter then, which must be known before they are imported.

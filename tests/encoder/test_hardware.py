@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from budgerigar.encoder import hardware
 
@@ -67,3 +68,30 @@ def test_older_libraries_keep_what_they_can(monkeypatch, largest, set_to):
     monkeypatch.setattr(hardware.ctypes, "CDLL", lambda name: Library())
     hardware.keep_freed_memory()
     assert asked == set_to
+
+
+@pytest.mark.parametrize(
+    ("found", "keeps"),
+    [
+        ({"avx512_bf16": True, "amx_tile": False, "amx_bf16": False}, True),
+        ({"avx512_bf16": True, "amx_tile": True, "amx_bf16": True}, False),
+        ({}, True),
+    ],
+)
+def test_onednn_rounds_float32_with_amx_alone(monkeypatch, found, keeps):
+    monkeypatch.setattr(hardware, "_capabilities", lambda: found)
+    assert hardware.onednn_keeps_float32.__wrapped__() == keeps
+
+
+def test_onednn_keeps_float32_here_where_it_is_said_to():
+    """Also where torch lets it round: numbers that bfloat16 cannot hold stay apart."""
+    if not hardware.onednn_keeps_float32():
+        pytest.skip("this CPU has AMX")
+    one = torch.ones(2, 64, 64)
+    matmul = torch.backends.mkldnn.matmul
+    matmul.fp32_precision = "bf16"
+    try:
+        found = torch.bmm(one * (1 + 2**-12), one)
+    finally:
+        matmul.fp32_precision = "none"
+    torch.testing.assert_close(found, one * 64 * (1 + 2**-12), rtol=0, atol=1e-5)

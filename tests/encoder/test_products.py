@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -34,18 +36,42 @@ def test_batched_products_are_exact_to_float32(shape, number_type, turned):
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.fixture
+def settings_of_torch():
+    """As they were, afterwards."""
+    yield
+    torch.backends.fp32_precision = matmul.fp32_precision = "none"
+
+
 @pytest.mark.parametrize("before", ["none", "ieee", "bf16"])
-def test_how_torch_multiplies_float32_elsewhere_stays_as_it_was(before):
+def test_how_torch_multiplies_float32_elsewhere_stays_as_it_was(before, settings_of_torch):
     left = randn(2, 3, 4).bfloat16()
-    as_it_was, matmul.fp32_precision = matmul.fp32_precision, before
-    try:
-        exact_products(left, left.mT)
-        assert matmul.fp32_precision == before
-        with pytest.raises(RuntimeError):
-            exact_products(left, left)
-        assert matmul.fp32_precision == before
-    finally:
-        matmul.fp32_precision = as_it_was
+    matmul.fp32_precision = before
+    exact_products(left, left.mT)
+    assert matmul.fp32_precision == before
+    with pytest.raises(RuntimeError):
+        exact_products(left, left)
+    assert matmul.fp32_precision == before
+
+
+def test_a_wider_setting_goes_on_to_hold(settings_of_torch):
+    left = randn(2, 3, 4).bfloat16()
+    torch.backends.fp32_precision = "bf16"
+    exact_products(left, left.mT)
+    torch.backends.fp32_precision = "ieee"
+    assert matmul.fp32_precision == "ieee"
+
+
+def test_threads_leave_the_setting_as_it_was():
+    left = randn(8, 16, 16).bfloat16()
+    expected = exact_products(left, left.mT)
+
+    def many(_: int) -> bool:
+        return all(torch.equal(exact_products(left, left.mT), expected) for _ in range(400))
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(many, range(4)))
+    assert matmul.fp32_precision == "none"
 
 
 @pytest.mark.parametrize("number_type", [torch.float32, torch.bfloat16])

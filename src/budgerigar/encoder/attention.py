@@ -1,32 +1,50 @@
-"""Attention over packed texts: one function, and for each device and direction its kernel.
+"""Attention over packed texts: one function, with the kernel that is fastest where it is called.
 
 Linear layers never see where a text ends; attention alone does. Texts of like length go
-into a padded view together, so that little of it is padding.
+into a padded view together, as few groups as padding pays for.
 
 Shape letters: B texts, T packed tokens, P places of the padded view, G texts of a group,
-L longest of them, H heads, K width of a head, D = H * K, E features a token.
+L tokens of each with its padding, H heads, K width of a head, D = H * K, E features a token.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from budgerigar.encoder import fused
 from budgerigar.encoder.products import exact_products
 
-ROUND = 16
-"""Texts are padded to a multiple of so many tokens: oneDNN makes a kernel for every new shape."""
-MOST = 16
-"""Texts of a group at most, for few shapes too, and for scores that stay in the caches."""
-WASTE = 1 << 13
-"""Scores of a head that a group may compute in vain so that texts of other lengths join it: about
-what another group costs."""
+
+@dataclass(frozen=True)
+class Grouping:
+    """How texts are put together in a padded view.
+
+    Attributes:
+        multiple: to which lengths are rounded up.
+        texts: of a group, at most.
+        waste: scores of a head that a group may compute in vain so that shorter texts join it,
+            what rounding wastes not counted: about what another group costs.
+    """
+
+    multiple: int
+    texts: int
+    waste: int
+
+
+GROUPINGS = {"cpu": Grouping(16, 16, 1 << 13), "cuda": Grouping(1, 1 << 16, 1 << 20)}
+"""By device. On the CPU lengths and sizes are few, as oneDNN makes a kernel for every new shape,
+and a group's scores stay in the caches."""
 LARGEST_SCORES = 1 << 21
 """Attention scores of a head that a group may hold: longer texts go in smaller groups."""
+LONG = 256
+"""Longer texts are torch's own kernel's where nothing goes backwards, as it keeps no scores; where
+products are float32 all are, as it is the faster one there."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +156,9 @@ def _padded_view(
     starts_B: np.ndarray, lengths_B: np.ndarray, rows: int, device: torch.device
 ) -> tuple[tuple[Group, ...], np.ndarray, np.ndarray]:
     """Groups of texts of like length, the row at each place, and the place of each row."""
+    grouping = GROUPINGS[device.type]
     order = np.argsort(-lengths_B, kind="stable")
-    rounded = -(-lengths_B[order] // ROUND) * ROUND
+    rounded = -(-lengths_B[order] // grouping.multiple) * grouping.multiple
     groups: list[Group] = []
     tokens: list[np.ndarray] = []
     place_T = np.zeros(rows, dtype=np.int64)
@@ -147,8 +166,8 @@ def _padded_view(
     while first < len(order):
         longest = int(rounded[first])
         waste = np.cumsum(longest**2 - rounded[first:] ** 2)
-        fitting = int(np.searchsorted(waste, WASTE, side="right"))
-        fitting = min(fitting, MOST, max(1, LARGEST_SCORES // longest**2))
+        fitting = int(np.searchsorted(waste, grouping.waste, side="right"))
+        fitting = min(fitting, grouping.texts, max(1, LARGEST_SCORES // longest**2))
         texts = order[first : first + fitting]
         within_L = np.arange(longest)
         inside_GL = within_L < lengths_B[texts, None]
@@ -189,6 +208,10 @@ def attend(
         return fused.attend(qkv_T3D, where.ends_S, heads, where.longest)
     if qkv_T3D.is_cuda and qkv_T3D.dtype != torch.float32:
         return _varlen(qkv_T3D, where, heads, window)
+    goes_back = torch.is_grad_enabled() and qkv_T3D.requires_grad
+    short = qkv_T3D.dtype == torch.bfloat16 and where.lengths_B.max() <= LONG
+    if not (qkv_T3D.is_cuda or goes_back or window is not None or short):
+        return _forwards(qkv_T3D, where, heads)
     context_TD: torch.Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
         qkv_T3D, where, heads, window
     )
@@ -232,9 +255,30 @@ def _varlen(qkv_T3D: torch.Tensor, where: Ragged, heads: int, window: int | None
     return context.reshape(qkv_T3D.shape[0], -1)  # type: ignore[no-any-return]
 
 
+def _forwards(qkv_T3D: torch.Tensor, where: Ragged, heads: int) -> torch.Tensor:
+    """PyTorch's kernel where nothing goes backwards: without a mask it is the faster one, so that
+    texts of exactly one length go together, float32 inside."""
+    exact = torch.promote_types(qkv_T3D.dtype, torch.float32)
+    context_TD = qkv_T3D.new_zeros((len(qkv_T3D), qkv_T3D.shape[1] // 3))
+    order_B = np.argsort(where.lengths_B, kind="stable")
+    bounds = np.flatnonzero(np.diff(where.lengths_B[order_B], prepend=0, append=0))
+    for first, last in itertools.pairwise(bounds.tolist()):
+        texts_G = order_B[first:last]
+        length, starts_G = int(where.lengths_B[texts_G[0]]), where.starts_B[texts_G]
+        rows: slice | torch.Tensor = slice(starts_G[0], starts_G[0] + length * len(texts_G))
+        if (np.diff(starts_G) != length).any():
+            rows = _tensor(rows_of(starts_G, where.lengths_B[texts_G]), qkv_T3D.device)
+        apart = qkv_T3D[rows].view(len(texts_G), length, 3, heads, -1).permute(2, 0, 3, 1, 4)
+        query, key, value = apart.to(exact).unbind(0)
+        context = F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
+        context_TD[rows] = context.flatten(2).flatten(0, 1).to(context_TD.dtype)
+    return context_TD
+
+
 class _Attention(torch.autograd.Function):
-    """Plain batched products in a padded view, in both directions. Scores are float32 at least,
-    and so are their gradients; what they multiply is of the rows' number type.
+    """Plain batched products in a padded view, in both directions. Scores and their gradients are
+    float32 at least; where they are multiplied with queries, keys or values, they take the number
+    type of these.
 
     With P = softmax(s Q K^T) and O = P V: dV = P^T dO, dP = dO V^T,
     dS = P * (dP - rowsum(dP * P)), dQ = s dS K, dK = s dS^T Q.
@@ -252,11 +296,11 @@ class _Attention(torch.autograd.Function):
             scores = exact_products(query, key.mT, _scale(query))
             _hide(scores, group, heads, window)
             probabilities = scores.softmax(-1)
-            weights = probabilities.to(value.dtype)
-            context = torch.bmm(weights, value)
+            del scores
+            context = torch.bmm(probabilities.to(value.dtype), value)
             _merge_heads(context, group.size, heads, context_PD[group.places])
             if ctx.needs_input_grad[0]:
-                saved += [query, key, value, probabilities, weights]
+                saved += [query, key, value, probabilities]
         ctx.where, ctx.heads = where, heads
         ctx.save_for_backward(*saved)
         return _packed(context_PD, where)
@@ -270,7 +314,7 @@ class _Attention(torch.autograd.Function):
         qkv_P3D = context_PD.new_empty((len(where.token_P), 3 * width))
         saved = iter(ctx.saved_tensors)
         for group in where.groups:
-            query, key, value, probabilities, weights = (next(saved) for _ in range(5))
+            query, key, value, probabilities = (next(saved) for _ in range(4))
             if group.padding_GL is not None:
                 context_PD[group.places].masked_fill_(group.padding_GL.reshape(-1, 1), 0.0)
             (context,) = _split_heads(context_PD[group.places], group.size, 1, ctx.heads)
@@ -279,7 +323,7 @@ class _Attention(torch.autograd.Function):
             parts = (
                 torch.bmm(scores, key),
                 torch.bmm(scores.mT, query),
-                torch.bmm(weights.mT, context),
+                torch.bmm(probabilities.to(value.dtype).mT, context),
             )
             for part, columns in zip(parts, qkv_P3D[group.places].split(width, 1), strict=True):
                 _merge_heads(part, group.size, ctx.heads, columns)
@@ -339,7 +383,7 @@ def _packed(padded: torch.Tensor, where: Ragged) -> torch.Tensor:
 
 
 def _scale(query: torch.Tensor) -> float:
-    """Of scores before the softmax."""
+    """By which scores are multiplied before the softmax."""
     return float(query.shape[-1] ** -0.5)
 
 

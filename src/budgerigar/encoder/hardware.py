@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import platform
 import time
@@ -41,6 +42,13 @@ def native_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 itself: emulated, it is many times slower."""
     found = _capabilities()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+@functools.cache
+def onednn_keeps_float32() -> bool:
+    """Whether oneDNN multiplies float32 as such on this CPU also where it may round it to bfloat16:
+    it makes use of that with AMX alone."""
+    return not any(on for name, on in _capabilities().items() if name.startswith("amx_"))
 
 
 def resolve_precision(asked: str, where: torch.device) -> Precision:

@@ -32,7 +32,7 @@ LIMIT = 50 * 2**30
 """Bytes that all entries together may take where `LIMIT_VARIABLE` says nothing else."""
 SPARE = 1.05
 """Free disk that an entry needs, over its own size."""
-FORMAT = 1
+FORMAT = 2
 """Part of every name: another number for another form or computation of the rows."""
 META, PART, LOCK = "meta.json", ".part", ".lock"
 NAME = re.compile(rf"([0-9a-f]{{32}})({re.escape(PART)})?")

@@ -10,8 +10,13 @@ outputs.
 
 from __future__ import annotations
 
+import contextlib
+import threading
+
 import torch
 from torch.nn import functional as F
+
+from budgerigar.encoder.hardware import onednn_keeps_float32
 
 EXPECTED_ROWS = 864
 """Rows that the layout is chosen for, about 16 texts of AG News; others run as fast."""
@@ -51,21 +56,41 @@ def exact_products(
 ) -> torch.Tensor:
     """Batched products, times a number, of float32 at least, `[X, L, M]`.
 
-    Of bfloat16 on the CPU by oneDNN, from float32, as its products of bfloat16 would round what
-    comes out. MKL, torch's choice, takes twice as long on processors that are not Intel's.
+    Operands of bfloat16 are widened first, as products of bfloat16 round what comes out. On the
+    CPU they go to oneDNN then where it multiplies float32 as such: MKL, torch's choice, takes
+    twice as long on AMD's processors.
     """
     exact = torch.promote_types(left_XLK.dtype, torch.float32)
     out_XLM = left_XLK.new_empty((*left_XLK.shape[:2], right_XKM.shape[2]), dtype=exact)
     operands = left_XLK.to(exact), right_XKM.to(exact)
-    if left_XLK.dtype != torch.bfloat16 or left_XLK.device.type != "cpu":
+    on_cpu = left_XLK.device.type == "cpu" and left_XLK.dtype == torch.bfloat16
+    with _ONEDNN if on_cpu and onednn_keeps_float32() else contextlib.nullcontext():
         return out_XLM.baddbmm_(*operands, beta=0.0, alpha=scale)
-    # torch asks oneDNN only where it may round to bfloat16, which changes nothing here.
-    matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
-    try:
-        return out_XLM.baddbmm_(*operands, beta=0.0, alpha=scale)
-    finally:
-        matmul.fp32_precision = before
+
+
+class _ByOneDNN:
+    """Within, batched products of float32 on the CPU are oneDNN's. Torch gives them only where it
+    may round them to bfloat16, a setting of the whole process: products of other threads meet it
+    too, so it is there only where oneDNN does not make use of it. It is left as it was found."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._before = "none"
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        found = torch.backends.mkldnn
+        # What is read may come from a wider setting, which must go on to hold.
+        own = found.matmul.fp32_precision  # type: ignore[attr-defined]
+        self._before = "none" if own == found.fp32_precision else own
+        found.matmul.fp32_precision = "bf16"  # type: ignore[attr-defined]
+
+    def __exit__(self, *failure: object) -> None:
+        torch.backends.mkldnn.matmul.fp32_precision = self._before  # type: ignore[attr-defined]
+        self._lock.release()
+
+
+_ONEDNN = _ByOneDNN()
 
 
 def _blocked(weight_OI: torch.Tensor) -> torch.Tensor | None:
