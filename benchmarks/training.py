@@ -269,14 +269,13 @@ def time_to_accuracy(
     model: str, data: str, seeds: int
 ) -> dict[str, tuple[measure.Spread, list[object]]]:
     """How many times sooner each recipe reaches the same validation accuracy, seed by seed."""
-    sides = same_end.SameEnd(model, data)
     ratios: dict[str, list[float]] = {name: [] for name in SAME_END}
     made_from: dict[str, list[object]] = {name: [] for name in SAME_END}
     for seed in range(1, seeds + 1):
-        peer_seconds, wanted = sides.peft(seed)
+        peer_seconds, wanted = same_end.peft_alone(model, data, seed)
         print(f"seed {seed}: PEFT at its best ends with {wanted:.2%} after {peer_seconds:.1f} s")
         for name in SAME_END:
-            seconds, best = sides.budgie(name, seed, wanted)
+            seconds, best = same_end.budgie_alone(model, data, name, seed, wanted)
             ratios[name].append(peer_seconds / seconds)
             reached = seconds if best >= wanted else None
             made_from[name].append(
