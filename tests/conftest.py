@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-# Files are tested side by side: how long an example takes says nothing.
+# Files are tested side by side, on machines of any pace: how long an example takes says nothing.
 hypothesis.settings.register_profile("side by side", deadline=None)
 hypothesis.settings.load_profile("side by side")
 

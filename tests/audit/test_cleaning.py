@@ -162,7 +162,7 @@ def test_all_training_rows_near_a_text_of_the_other_file_go():
 words = st.lists(st.sampled_from("a b c d e f".split()), max_size=12).map(" ".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(st.tuples(words, st.integers(0, 1)), min_size=1, max_size=12),
     st.lists(words, max_size=6),
@@ -176,7 +176,7 @@ def test_what_is_left_has_none_of_the_findings_that_went(rows, others):
         assert not {one.code for one in found} & set(DROPPED)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(words, min_size=1, max_size=18))
 def test_copies_alone_leave_a_text_of_each_kind(texts):
     findings = found_in(texts)

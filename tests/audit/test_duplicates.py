@@ -88,7 +88,7 @@ def test_leaks_name_rows_of_the_other_file():
 few = st.lists(st.text("abAB ", max_size=2), min_size=1, max_size=20)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(few, few, few)
 def test_leaks_are_what_a_plain_search_finds(train, test, unlabelled):
     def normal(text: str) -> str:
@@ -146,7 +146,7 @@ def test_a_clean_file_gives_no_finding():
 words = st.lists(st.sampled_from("a b c d e f g".split()), min_size=1, max_size=14).map(" ".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(words, min_size=2, max_size=25))
 def test_no_pair_is_invented_and_each_has_its_exact_similarity(strings):
     texts = texts_of(strings)

@@ -100,7 +100,7 @@ def test_layers_are_judged_whatever_their_scale_and_words_help():
     assert f1(with_words.rows, given_labels != truth) > 0.9
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.floats(0.001, 1), min_size=1, max_size=40))
 def test_no_other_number_of_rows_promises_a_higher_f1(doubts):
     doubt = np.array(doubts)

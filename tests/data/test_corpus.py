@@ -163,7 +163,7 @@ fields = st.text(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(fields, min_size=1, max_size=8), st.booleans(), st.sampled_from(["\n", "\r\n"]))
 def test_csv_gives_back_what_was_written(tmp_path_factory, values, bom, end):
     out = io.StringIO()
@@ -384,7 +384,7 @@ def test_the_official_layout(shared):
     assert any("\\" in text for text in found.texts)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(["a.parquet", "a.arrow", "stream.arrow", "a.feather", "a.jsonl", "a.csv"]),
        st.data())  # fmt: skip
 def test_damaged_files_are_refused_or_read(tmp_path_factory, name, data):

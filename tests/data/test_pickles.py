@@ -381,7 +381,7 @@ def test_ranges_of_hostile_length(tmp_path):
         open_pickle(path)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_damaged_pickles_are_refused_or_read(tmp_path_factory, data):
     content = bytearray(pickle.dumps(SOURCES[data.draw(st.sampled_from(sorted(SOURCES)))]()))

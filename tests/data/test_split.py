@@ -28,7 +28,7 @@ rows = st.lists(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(rows, st.floats(0.01, 0.6), st.integers(0, 5))
 def test_every_class_on_both_sides_and_duplicates_on_one(rows, fraction, seed):
     labels = np.array([label for label, _ in rows])
@@ -48,7 +48,7 @@ def test_every_class_on_both_sides_and_duplicates_on_one(rows, fraction, seed):
     assert not {strings[row] for row in kept} & {strings[row] for row in held}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.integers(2, 80), min_size=1, max_size=5), st.floats(0.05, 0.5), st.integers(0, 9)
 )
@@ -111,7 +111,7 @@ def test_a_text_under_two_labels_does_not_take_a_class_away():
         assert not {strings[row] for row in kept} & {strings[row] for row in held}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=200), st.data())
 def test_a_sample_keeps_shares(labels, data):
     labels = np.array(labels)

@@ -89,7 +89,7 @@ def check_plan(lengths: list[int], grouping: Grouping) -> None:
 
 
 @given(LENGTHS, st.sampled_from([SHIPPED, FINE]))
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_the_padded_view_holds_every_token_once(lengths, grouping):
     check_plan(lengths, grouping)
 
@@ -117,7 +117,7 @@ def test_texts_share_a_group_where_that_wastes_little(lengths, sizes):
 
 
 @given(lengths=LENGTHS, largest=st.integers(1, 5_000))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_long_texts_go_in_small_groups(lengths, largest):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "LARGEST_SCORES", largest)
@@ -154,7 +154,7 @@ def check_attend(lengths: list[int], seed: int = 0) -> None:
 
 
 @given(lengths=SHORT, seed=st.integers(0, 1000))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_attention_equals_pytorchs_text_by_text(lengths, seed):
     check_attend(lengths, seed)
 
@@ -200,7 +200,7 @@ def check_attend_first(lengths: list[int], seed: int = 0) -> None:
 
 
 @given(lengths=SHORT, seed=st.integers(0, 1000))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_one_query_a_text_equals_the_plain_formula(lengths, seed):
     check_attend_first(lengths, seed)
 

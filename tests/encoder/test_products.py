@@ -23,7 +23,7 @@ def randn(*shape: int, seed: int = 0) -> torch.Tensor:
     number_type=st.sampled_from([torch.bfloat16, torch.float16, torch.float32, torch.float64]),
     turned=st.booleans(),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_batched_products_are_exact_to_float32(shape, number_type, turned):
     batch, rows, inputs, outputs = shape
     left = randn(batch, rows, inputs).to(number_type)

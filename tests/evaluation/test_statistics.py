@@ -52,7 +52,6 @@ def simulated(
     return sides[0], sides[1]
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
 def test_mcnemar_is_a_binomial_test_of_the_texts_on_which_models_differ(answers):
     a, b = (np.array(column) for column in zip(*answers, strict=True))
@@ -63,7 +62,6 @@ def test_mcnemar_is_a_binomial_test_of_the_texts_on_which_models_differ(answers)
     assert test.difference == pytest.approx(a.mean() - b.mean())
 
 
-@settings(deadline=None)
 @given(two_sides(), st.sampled_from([0.9, 0.95, 0.99]))
 def test_an_interval_leaves_out_zero_exactly_where_p_is_small(sides, confidence):
     a, b = sides
@@ -75,7 +73,6 @@ def test_an_interval_leaves_out_zero_exactly_where_p_is_small(sides, confidence)
             assert (test.p < 1 - confidence) == (interval.low > 0 or interval.high < 0)
 
 
-@settings(deadline=None)
 @given(two_sides())
 def test_swapping_sides_negates(sides):
     a, b = sides
@@ -89,7 +86,6 @@ def test_swapping_sides_negates(sides):
         assert one.interval().high == pytest.approx(-other.interval().low)
 
 
-@settings(deadline=None)
 @given(two_sides(), st.randoms(use_true_random=False))
 def test_the_order_of_texts_changes_nothing(sides, random):
     a, b = sides
@@ -100,7 +96,6 @@ def test_the_order_of_texts_changes_nothing(sides, random):
     assert mean_interval(a[:, order]) == mean_interval(a)
 
 
-@settings(deadline=None)
 @given(two_sides())
 def test_one_recipe_is_not_better_than_itself(sides):
     a, _ = sides
@@ -108,7 +103,6 @@ def test_one_recipe_is_not_better_than_itself(sides):
     assert compare_models(a[0], a[0]).p == 1
 
 
-@settings(deadline=None)
 @given(two_sides())
 def test_the_interval_of_a_mean_contains_it(sides):
     a, _ = sides
@@ -157,7 +151,7 @@ def test_variances_of_a_case_worked_by_hand():
     assert found.own == pytest.approx(0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(2, 6), st.integers(2, 20), st.integers(0, 2**32))
 def test_variances_are_those_of_a_two_way_analysis(seeds, texts, number):
     values = np.random.default_rng(number).random((seeds, texts)) < 0.7
@@ -276,7 +270,7 @@ def test_texts_that_mcnemar_needs():
     assert 0.7 < seen / 400 < 0.88
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.floats(1e-6, 1.0), max_size=8))
 def test_holm_against_its_definition(p):
     found = holm(p)

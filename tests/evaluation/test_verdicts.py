@@ -39,7 +39,7 @@ def recipe(accuracy: float, seeds: int, texts: int = 2_000, number: int = 0) -> 
     return right_SB
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(recipes())
 def test_words_follow_from_the_numbers(named):
     found = compare(named)
@@ -65,7 +65,7 @@ def test_words_follow_from_the_numbers(named):
             assert low <= 0 <= high
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(recipes(), st.permutations(range(4)))
 def test_the_order_of_recipes_changes_no_verdict(named, order):
     names = [f"recipe-{number}" for number in order if number < len(named)]

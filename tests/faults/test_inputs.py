@@ -56,7 +56,7 @@ def test_spoilt_inputs_are_read_or_refused(name, readers, tmp_path_factory):
         (folder / target.file).write_bytes(whole)
         target.read(folder / target.file)
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=60, suppress_health_check=list(HealthCheck))
     @given(st.randoms(use_true_random=False))
     def read_spoilt(draw: Random) -> None:
         (folder / target.file).write_bytes(spoil(draw, target))

@@ -571,7 +571,6 @@ JUNK = st.one_of(
 @pytest.mark.filterwarnings("ignore")
 @settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(data=st.data())
@@ -591,7 +590,6 @@ def test_no_configuration_crashes(base_of, whole, tmp_path, data):
 
 @settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(places=st.lists(st.integers(0, 2000), min_size=1, max_size=3), bit=st.integers(0, 7))

@@ -237,7 +237,7 @@ def test_both_paths_begin_with_the_same_numbers(base_of, family):
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     lengths=st.lists(st.integers(1, LIMIT), min_size=1, max_size=9),
     seed=st.integers(0, 2**32 - 1),

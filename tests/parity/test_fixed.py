@@ -117,7 +117,7 @@ def check_logits_and_gradients(runs, prepared):
         assert largest_difference(own, wanted) < 1e-5 * max(1.0, largest)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     lengths=st.lists(st.integers(1, 90), min_size=6, max_size=6),
     rows=st.lists(st.permutations(range(6)), min_size=1, max_size=5),

@@ -164,7 +164,7 @@ def plans(draw) -> Planned:
     )
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=5, suppress_health_check=[HealthCheck.too_slow])
 @given(planned=st.lists(plans(), min_size=2, max_size=4))
 def test_a_run_trains_in_a_cohort_as_alone(base, examples, tmp_path_factory, planned):
     folder = tmp_path_factory.mktemp("cohort")

@@ -37,7 +37,7 @@ def chosen(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 @given(st.integers(0, 10_000), st.floats(0.01, 1.0))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_generalized_cross_entropy_is_its_formula(seed, q):
     logits, labels = batch(seed)
     expected = ((1 - chosen(logits, labels) ** q) / q).sum()
@@ -56,7 +56,7 @@ def test_generalized_cross_entropy_lies_between_cross_entropy_and_absolute_error
 
 
 @given(st.integers(0, 10_000), st.floats(0.0, 6.0), st.floats(0.0, 2.0))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_symmetric_cross_entropy_is_its_formula(seed, alpha, beta):
     """The reverse part as the paper writes it: log 0 of the other classes' labels is -4."""
     logits, labels = batch(seed)
