@@ -1,5 +1,9 @@
 """Time until validation accuracy reaches what PEFT at its best ends with.
 
+The clock runs while a run trains and validates on rows of its own, as a user's would. When it has
+stopped, every epoch's adapter is scored again, on all rows that no run trained on: a run's own
+thousand are so few that one text of them can decide which epoch is good enough.
+
 Each run has a process of its own, as a user's would: what another left on the heap makes steps of
 a small model a tenth to a fifth slower.
 """
@@ -10,10 +14,11 @@ import itertools
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,8 +26,10 @@ from transformers import get_linear_schedule_with_warmup
 
 import peer
 from budgerigar import assembly, pipeline, predict, recipe_text, sources
+from budgerigar.data import corpus
 from budgerigar.data.tokens import PackedTexts, load_tokenizer, tokenize
 from budgerigar.encoder import hardware, paths
+from budgerigar.encoder.interface import Encoder, Tokens
 from budgerigar.evaluation import metrics
 from budgerigar.recipe import Recipe
 from budgerigar.training import loop
@@ -36,28 +43,54 @@ PEER = "agnews-adamw"
 """What PEFT trains."""
 
 
-def peft_alone(model: str, data: str, seed: int) -> tuple[float, float]:
+T = TypeVar("T")
+
+Accuracy = dict[str, float]
+"""By the rows that it is of: the run's own validation rows, or all that no run trained on."""
+OWN, ALL = "validation", "all"
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The end of an epoch.
+
+    Attributes:
+        seconds: since the run began.
+        accuracy: there.
+    """
+
+    seconds: float
+    accuracy: Accuracy
+
+
+def peft_alone(model: str, data: str, seed: int) -> Moment:
     """`SameEnd.peft` in a process of its own."""
     return _alone(_peft, model, data, seed)
 
 
-def budgie_alone(model: str, data: str, name: str, seed: int, wanted: float) -> tuple[float, float]:
+def budgie_alone(model: str, data: str, name: str, seed: int) -> list[Moment]:
     """`SameEnd.budgie` in a process of its own."""
-    return _alone(_budgie, model, data, name, seed, wanted)
+    return _alone(_budgie, model, data, name, seed)
 
 
-def _alone(side: Callable[..., tuple[float, float]], *arguments: object) -> tuple[float, float]:
+def reached(moments: Sequence[Moment], wanted: Accuracy, rows: str) -> float:
+    """Seconds until a run was as good as wanted on some rows; infinite where it never was."""
+    good = (one.seconds for one in moments if one.accuracy[rows] >= wanted[rows])
+    return next(good, float("inf"))
+
+
+def _alone(side: Callable[..., T], *arguments: object) -> T:
     fresh = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=fresh) as process:
         return process.submit(side, *arguments).result()
 
 
-def _peft(model: str, data: str, seed: int) -> tuple[float, float]:
+def _peft(model: str, data: str, seed: int) -> Moment:
     return SameEnd(model, data).peft(seed)
 
 
-def _budgie(model: str, data: str, name: str, seed: int, wanted: float) -> tuple[float, float]:
-    return SameEnd(model, data).budgie(name, seed, wanted)
+def _budgie(model: str, data: str, name: str, seed: int) -> list[Moment]:
+    return SameEnd(model, data).budgie(name, seed)
 
 
 class SameEnd:
@@ -68,16 +101,17 @@ class SameEnd:
         self.recipes = {name: self._recipe(name, model, data) for name in LAYERS}
         self.plan = pipeline.plan(self.recipes[PEER])
         splits = sources.read_splits(self.recipes[PEER], self.plan.classes)
+        sets = {**splits.named(), ALL: self._untrained(data, splits.train)}
         tokenizer = load_tokenizer(self.plan.checkpoint.folder, model)
         self.padding = int(tokenizer.pad_token_id or 0)
         self.packed = {
             name: tokenize(texts.texts, tokenizer, self.plan.max_length, name)
-            for name, texts in splits.named().items()
+            for name, texts in sets.items()
         }
-        self.labels = {n: sources.labels_of(texts) for n, texts in splits.named().items()}
+        self.labels = {name: sources.labels_of(texts) for name, texts in sets.items()}
 
-    def peft(self, seed: int) -> tuple[float, float]:
-        """Seconds of PEFT at its best, validated after every epoch, and its last accuracy."""
+    def peft(self, seed: int) -> Moment:
+        """The end of PEFT at its best, validated after every epoch."""
         texts = {name: unpacked(packed) for name, packed in self.packed.items()}
         recipe = self.recipes[PEER]
         layers = pipeline.plan(recipe).selection.layers
@@ -91,21 +125,21 @@ class SameEnd:
         )
         steps = PEER_EPOCHS * -(-len(texts["train"]) // recipe.batch)
         schedule = get_linear_schedule_with_warmup(adamw, steps // 10, steps)
-        start, accuracy = time.perf_counter(), 0.0
+        start, own = time.perf_counter(), 0.0
         for epoch in range(PEER_EPOCHS):
             model.train()
             order = peer.batches(texts["train"], peer.BEST, recipe.batch, 1000 * seed + epoch)
             for rows in order:
                 some = [texts["train"][row] for row in rows]
-                own = [int(self.labels["train"][row]) for row in rows]
-                peer.train_step(model, adamw, some, own, peer.BEST, self.padding)
+                labels = [int(self.labels["train"][row]) for row in rows]
+                peer.train_step(model, adamw, some, labels, peer.BEST, self.padding)
                 schedule.step()
-            accuracy = self._peer_accuracy(model, texts["validation"])
-        return time.perf_counter() - start, accuracy
+            own = self._peer_accuracy(model, OWN)
+        seconds = time.perf_counter() - start
+        return Moment(seconds, {OWN: own, ALL: self._peer_accuracy(model, ALL)})
 
-    def budgie(self, name: str, seed: int, wanted: float) -> tuple[float, float]:
-        """Seconds until a recipe's validation accuracy is `wanted`, frozen layers included;
-        infinite where it never is. And the accuracy reached."""
+    def budgie(self, name: str, seed: int) -> list[Moment]:
+        """A recipe's epochs, the pass through the frozen layers included."""
         recipe = self.recipes[name]
         plan, device = pipeline.plan(recipe), hardware.device()
         (encoder,) = paths.fresh_cohort(
@@ -123,16 +157,16 @@ class SameEnd:
         )
         made = assembly.optimizer_of(plan, encoder)
         start = time.perf_counter()
-        prepared = {name: encoder.prepare(texts, name) for name, texts in self.packed.items()}
-        reached: list[tuple[float, float]] = []
+        prepared = {rows: encoder.prepare(self.packed[rows], rows) for rows in ("train", OWN)}
+        ends: list[tuple[float, float, dict[str, torch.Tensor]]] = []
 
         def validate(dry: bool) -> Validation:
             found = predict.packed_logits(
-                encoder, prepared["validation"], 64, "validating", 64 if dry else None
+                encoder, prepared[OWN], 64, "validating", 64 if dry else None
             )
-            scores = metrics.score(found, self.labels["validation"][: len(found)])
+            scores = metrics.score(found, self.labels[OWN][: len(found)])
             if not dry:
-                reached.append((time.perf_counter() - start, scores.accuracy))
+                ends.append((time.perf_counter() - start, scores.accuracy, encoder.state()))
             return Validation(scores.loss, scores.accuracy, scores.macro_f1)
 
         with tempfile.TemporaryDirectory() as folder:
@@ -146,20 +180,41 @@ class SameEnd:
             settings = replace(assembly.loop_settings(recipe), seed=seed)
             trainee = Trainee(encoder, made, settings, around)
             loop.train([trainee], prepared["train"], self.labels["train"])
-        best = max(accuracy for _, accuracy in reached)
-        times = [seconds for seconds, accuracy in reached if accuracy >= wanted]
-        return (times[0] if times else float("inf")), best
+        every = encoder.prepare(self.packed[ALL], ALL)
+        return [
+            Moment(seconds, {OWN: own, ALL: self._accuracy(encoder, every, state)})
+            for seconds, own, state in ends
+        ]
 
-    def _peer_accuracy(self, model: torch.nn.Module, texts: list[list[int]]) -> float:
+    def _accuracy(self, encoder: Encoder, texts: Tokens, state: dict[str, torch.Tensor]) -> float:
+        """Of an adapter, on all rows that no run trained on."""
+        encoder.load_state(state)
+        found = predict.packed_logits(encoder, texts, 64, "scoring")
+        return float(metrics.score(found, self.labels[ALL]).accuracy)
+
+    def _peer_accuracy(self, model: torch.nn.Module, rows: str) -> float:
         model.eval()
-        right, labels = 0, self.labels["validation"]
+        right, labels, texts = 0, self.labels[rows], unpacked(self.packed[rows])
         order = np.argsort([-len(text) for text in texts], kind="stable")
         with torch.no_grad():
             for first in range(0, len(order), 64):
-                rows = order[first : first + 64]
-                found = peer.logits(model, [texts[row] for row in rows], peer.BEST, self.padding)
-                right += int((found.argmax(1).cpu().numpy() == labels[rows]).sum())
+                batch = order[first : first + 64]
+                found = peer.logits(model, [texts[row] for row in batch], peer.BEST, self.padding)
+                right += int((found.argmax(1).cpu().numpy() == labels[batch]).sum())
         return right / len(texts)
+
+    def _untrained(self, data: str, train: corpus.Corpus) -> corpus.Corpus:
+        """The file's rows whose texts no run trains on."""
+        recipe = self.recipes[PEER]
+        every = corpus.read(
+            data,
+            sources.columns_of(recipe),
+            classes=self.plan.classes,
+            label_base=recipe.data.label_base,
+            labelled=True,
+        )
+        trained = set(train.texts)
+        return every.select(np.flatnonzero([text not in trained for text in every.texts]))
 
     def _recipe(self, name: str, model: str, data: str) -> Recipe:
         return recipe_text.read(
