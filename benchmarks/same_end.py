@@ -42,12 +42,9 @@ LAYERS = {"agnews-adamw": "last:2", "agnews-best": "last:2", "agnews-fast": "las
 PEER = "agnews-adamw"
 """What PEFT trains."""
 
-
-T = TypeVar("T")
-
-Accuracy = dict[str, float]
-"""By the rows that it is of: the run's own validation rows, or all that no run trained on."""
 OWN, ALL = "validation", "all"
+"""Rows that are scored: a run's own for validation, or all of the file that no run trained on."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -56,11 +53,11 @@ class Moment:
 
     Attributes:
         seconds: since the run began.
-        accuracy: there.
+        accuracy: of the adapter as it was then, on `OWN` and on `ALL` rows.
     """
 
     seconds: float
-    accuracy: Accuracy
+    accuracy: dict[str, float]
 
 
 def peft_alone(model: str, data: str, seed: int) -> Moment:
@@ -73,10 +70,10 @@ def budgie_alone(model: str, data: str, name: str, seed: int) -> list[Moment]:
     return _alone(_budgie, model, data, name, seed)
 
 
-def reached(moments: Sequence[Moment], wanted: Accuracy, rows: str) -> float:
-    """Seconds until a run was as good as wanted on some rows; infinite where it never was."""
-    good = (one.seconds for one in moments if one.accuracy[rows] >= wanted[rows])
-    return next(good, float("inf"))
+def reached(moments: Sequence[Moment], peer_end: Moment, rows: str) -> float:
+    """Seconds until a run was as good as the peer in the end; infinite where it never was."""
+    wanted = peer_end.accuracy[rows]
+    return next((one.seconds for one in moments if one.accuracy[rows] >= wanted), float("inf"))
 
 
 def _alone(side: Callable[..., T], *arguments: object) -> T:

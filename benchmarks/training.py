@@ -287,12 +287,13 @@ def time_to_accuracy(
             both = {"peft": asdict(end), "budgie": [asdict(epoch) for epoch in epochs]}
             made_from.setdefault(f"time_to_accuracy{ending}", []).append(both)
             for rows, which in JUDGES.items():
-                ratio = end.seconds / same_end.reached(epochs, end.accuracy, rows)
+                ratio = end.seconds / same_end.reached(epochs, end, rows)
                 ratios.setdefault(f"ratio_time_to_accuracy{ending}{which}", []).append(ratio)
     return {name: measure.spread(found) for name, found in ratios.items()}, made_from
 
 
 def _said(moments: Sequence[same_end.Moment]) -> str:
+    """Ends of epochs in words."""
     return "; ".join(
         f"{one.seconds:.1f} s, {one.accuracy[same_end.ALL]:.2%} "
         f"({one.accuracy[same_end.OWN]:.2%} on its own rows)"
