@@ -1,6 +1,7 @@
 """Test accuracy over seeds: the engine beside transformers + PEFT, and full fine-tuning.
 
-    python benchmarks/accuracy.py --model FOLDER --train train.csv --test test.csv --out RUNS
+    python benchmarks/accuracy.py --model FOLDER --train train.csv --test test.csv --out RUNS \\
+        [--json FILE]
 
 Every side trains on the same number of rows with the same seeds and is scored once on the
 test file. A finished run in RUNS is not trained again, a stopped one goes on. Prints a table
@@ -23,6 +24,7 @@ from scipy import stats
 from transformers import AutoModelForSequenceClassification, get_linear_schedule_with_warmup
 
 import budgerigar
+import measure
 import peer
 from budgerigar import recipe_text, sources
 from budgerigar.data.tokens import load_tokenizer, tokenize
@@ -57,22 +59,28 @@ def main() -> None:
     parser.add_argument("--fast-layers", default="last:1", help="of agnews-fast: the top sixth")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--sides", nargs="*", default=[*SIDES, FULL])
+    parser.add_argument("--json", type=Path, help="write means and their intervals here")
     asked = parser.parse_args()
     lines = [
         "| side | seeds | test accuracy, mean | 95 % interval | every seed |",
         "|---|---|---|---|---|",
     ]
+    figures, by_seed = {}, {}
     for side in asked.sides:
         found = [accuracy(side, seed, asked) for seed in range(1, asked.seeds + 1)]
         low, high = stats.t.interval(
             0.95, len(found) - 1, loc=np.mean(found), scale=stats.sem(found)
         )
+        name = f"accuracy_{slug(side)}"
+        figures[name] = measure.Spread(float(np.mean(found)), float(low), float(high))
+        by_seed[f"{name}_by_seed"] = found
         every = ", ".join(f"{100 * one:.2f}" for one in found)
         lines.append(
             f"| {side} | {len(found)} | {100 * np.mean(found):.2f} % "
             f"| {100 * low:.2f} to {100 * high:.2f} | {every} |"
         )
     print("\n".join(lines))
+    measure.write(asked.json, figures, by_seed)
     # Full fine-tuning leaves its accuracy alone, and no predictions to pair.
     named = {side: right(side, asked) for side in asked.sides if side != FULL}
     for pair in verdicts.compare(named).pairs if len(named) > 1 else ():
@@ -92,7 +100,12 @@ def right(side: str, asked: argparse.Namespace) -> np.ndarray:
 
 def folder_of(side: str, seed: int, asked: argparse.Namespace) -> Path:
     """Where a side's run with a seed is."""
-    return asked.out / f"{side.replace(' ', '-').replace(',', '').replace('+', 'and')}-{seed}"
+    return asked.out / f"{slug(side)}-{seed}"
+
+
+def slug(side: str) -> str:
+    """A side's name in those of files and figures."""
+    return side.replace(" ", "-").replace(",", "").replace("+", "and")
 
 
 def accuracy(side: str, seed: int, asked: argparse.Namespace) -> float:

@@ -1,6 +1,6 @@
 """Which epoch's adapter to keep: the best on a few validation rows, or the last.
 
-    python benchmarks/epochs.py --model FOLDER --data train.csv
+    python benchmarks/epochs.py --model FOLDER --data train.csv [--json FILE]
 
 Trains recipes with several seeds and scores every epoch on many validation rows. Then it draws a
 few of these again and again, has them choose an epoch by each rule, and scores that epoch on the
@@ -149,17 +149,23 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="a CSV of at least 14,500 labelled texts")
     parser.add_argument("--layers", default="last:2", help="that train in part: the top third")
     parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--json", type=Path, help="write every epoch's accuracy here")
     asked = parser.parse_args()
+    figures, kept = {}, {}
     with measure.workplace():
         for name, epochs in RECIPES.items():
             right_SEB = right_by_epoch(asked, name, epochs)
             by_epoch = ", ".join(f"{100 * one:.2f}" for one in right_SEB.mean((0, 2)))
             print(f"{name}, {asked.seeds} seeds: {by_epoch} % after its epochs; kept by")
+            for epoch, right_SB in enumerate(right_SEB.swapaxes(0, 1), 1):
+                every_seed = [float(accuracy) for accuracy in right_SB.mean(1)]
+                figures[f"accuracy of {name} after epoch {epoch}"] = measure.spread(every_seed)
             for title, rule in RULES.items():
-                figures = ", ".join(
-                    f"{100 * chosen(right_SEB, rule, rows):.2f} ({rows} rows)" for rows in CHOOSING
-                )
-                print(f"  {title}: {figures}")
+                by_rows = {rows: chosen(right_SEB, rule, rows) for rows in CHOOSING}
+                kept[f"{name}, {title}"] = by_rows
+                shown = (f"{100 * one:.2f} ({rows} rows)" for rows, one in by_rows.items())
+                print(f"  {title}: {', '.join(shown)}")
+        measure.write(asked.json, figures, {"kept_by": kept})
 
 
 if __name__ == "__main__":

@@ -1,15 +1,19 @@
 """How much memory training takes: the process's own, and pages of mapped files apart.
 
-    python benchmarks/memory.py --model FOLDER --data train.csv [--json FILE]
+    python benchmarks/memory.py --model FOLDER --data train.csv [--whole] [--json FILE]
 
 Each case runs in a process of its own and trains or computes for a while; a thread reads
-`/proc/self/status`. The kept output of the frozen layers is a sparse file of the size that
-the rows would need: what it holds does not change what memory is used.
+`/proc/PID/status`. The kept output of the frozen layers is a sparse file of the size that
+the rows would need: what it holds does not change what memory is used. With `--whole` the command
+itself runs too, for as many rows and for ten times as many: it reads, looks the texts over,
+tokenizes, computes and keeps the frozen layers' output, takes some steps and validates, which is
+most of an hour for ten times 14,547 rows on two cores.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import subprocess
@@ -22,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from measure import Spread, write
+from measure import Spread, workplace, write
 
 STEPS = 40
 PEER_STEPS = 4
@@ -35,6 +39,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="folder of roberta-base or its shape")
     parser.add_argument("--data", required=True, help="a CSV of labelled texts")
     parser.add_argument("--rows", type=int, default=14_547, help="rows; measured at ten times too")
+    parser.add_argument("--whole", action="store_true", help="run the whole command too")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -47,7 +52,10 @@ def main() -> None:
         "prefix_pass": "pass",
         "best_peft": "peft",
     }
-    figures, files = {}, {}
+    if asked.whole:
+        cases["command"] = f"command:{asked.rows}"
+        cases["command_ten_times"] = f"command:{10 * asked.rows}"
+    figures = {}
     for name, case in cases.items():
         command = [sys.executable, __file__, "--model", asked.model, "--data", asked.data]
         done = subprocess.run(
@@ -55,9 +63,9 @@ def main() -> None:
         )
         own, mapped = json.loads(done.stdout.splitlines()[-1])
         figures[f"anonymous_gib_{name}"] = Spread(own, own, own)
-        files[f"mapped_gib_{name}"] = mapped
+        figures[f"mapped_gib_{name}"] = Spread(mapped, mapped, mapped)
         print(f"{name}: {own:.2f} GiB of its own, {mapped:.2f} GiB of mapped files", flush=True)
-    write(asked.json, figures, files)
+    write(asked.json, figures, {"rows": asked.rows})
 
 
 def run_case(case: str, model: str, data: str) -> tuple[float, float]:
@@ -65,9 +73,11 @@ def run_case(case: str, model: str, data: str) -> tuple[float, float]:
     from budgerigar.encoder.frozen import PrefixedTexts
     from training import prepared_sides
 
-    os.environ["BUDGERIGAR_CACHE"] = tempfile.mkdtemp(prefix="budgie-benchmark-")
     kind, _, rows = case.partition(":")
-    with Watch() as watch:
+    if kind == "command":
+        return whole_command(model, data, int(rows))
+    os.environ["BUDGERIGAR_CACHE"] = tempfile.mkdtemp(prefix="budgie-benchmark-")
+    with Watch(os.getpid()) as watch:
         sides = prepared_sides(model, data, rows=2_000, prepare=False)
         if kind == "peft":
             step = sides.best_peft()
@@ -88,6 +98,40 @@ def run_case(case: str, model: str, data: str) -> tuple[float, float]:
     return watch.own / 2**20, watch.mapped / 2**20
 
 
+def whole_command(model: str, data: str, rows: int) -> tuple[float, float]:
+    """The same of `budgie train` on so many rows, the file's again and again."""
+    with workplace() as work:
+        texts = work / "texts.csv"
+        write_rows(data, rows, texts)
+        recipe = {
+            "model.name": model,
+            "data.train": texts,
+            "data.test": "null",
+            "steps": STEPS,
+        }
+        sets = [part for field, value in recipe.items() for part in ("--set", f"{field}={value}")]
+        command = [sys.executable, "-m", "budgerigar", "train", "agnews-adamw", *sets]
+        command += ["--out", str(work / "run")]
+        with subprocess.Popen(command) as process, Watch(process.pid) as watch:
+            process.wait()
+        if process.returncode:
+            raise SystemExit(f"budgie train ended with {process.returncode}")
+    return watch.own / 2**20, watch.mapped / 2**20
+
+
+def write_rows(data: str, rows: int, into: Path) -> None:
+    """The file's rows again and again, each time with another number behind their first column,
+    so that no two texts are the same."""
+    how = {"newline": "", "encoding": "utf-8"}
+    with Path(data).open(**how) as read, into.open("w", **how) as written:
+        names, *every = csv.reader(read)
+        lines = csv.writer(written)
+        lines.writerow(names)
+        for number in range(rows):
+            first, *others = every[number % len(every)]
+            lines.writerow([f"{first} {number // len(every)}", *others])
+
+
 def repeated(packed, rows: int):
     """The texts again and again, until there are so many."""
     from budgerigar.data.tokens import PackedTexts
@@ -97,9 +141,12 @@ def repeated(packed, rows: int):
 
 
 class Watch:
-    """Reads this process's memory a hundred times a second; peaks in KiB."""
+    """Reads a process's memory a hundred times a second; peaks in KiB."""
 
     own = mapped = 0
+
+    def __init__(self, process: int) -> None:
+        self._status = Path(f"/proc/{process}/status")
 
     def __enter__(self) -> Watch:
         self._go_on = True
@@ -115,11 +162,12 @@ class Watch:
         while self._go_on:
             found = dict(
                 line.split(":", 1)
-                for line in Path("/proc/self/status").read_text().splitlines()
+                for line in self._status.read_text().splitlines()
                 if line.startswith("Rss")
             )
-            self.own = max(self.own, int(found["RssAnon"].split()[0]))
-            self.mapped = max(self.mapped, int(found["RssFile"].split()[0]))
+            if found:  # A process that has just ended has none.
+                self.own = max(self.own, int(found["RssAnon"].split()[0]))
+                self.mapped = max(self.mapped, int(found["RssFile"].split()[0]))
             time.sleep(0.01)
 
 

@@ -221,6 +221,7 @@ class SameEnd:
                 f"data.train={data}",
                 f"data.max_rows={ROWS}",
                 f"data.validation={VALIDATION}",
+                "data.classes=null",
                 "data.test=null",
                 f"adapter.layers={LAYERS[name]}",
                 "precision=auto",

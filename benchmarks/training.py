@@ -256,6 +256,7 @@ def prepared_sides(
             f"model.name={model}",
             f"data.train={data}",
             f"data.max_rows={rows}",
+            "data.classes=null",
             "data.test=null",
             "precision=auto",
             *([f"adapter.rank={rank}", "budget.max_trainable=10000000"] if rank else []),

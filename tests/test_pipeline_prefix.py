@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from budgerigar import adapters, pipeline
 from budgerigar.conductor import Conductor
-from budgerigar.encoder import frozen, prefix
+from budgerigar.encoder import frozen, hardware, prefix
 from budgerigar.encoder.prefix import FOLDER_VARIABLE, LIMIT_VARIABLE, PrefixCache
 
 WIDTH = 32
@@ -101,15 +104,59 @@ def test_the_second_run_finds_what_the_first_computed(
 
 
 @pytest.mark.parametrize(
-    "change", [{"adapter.layers": "last:1"}, {"data.max_length": 6}, {"data.max_rows": 100}]
+    "change",
+    [
+        {"adapter.layers": "last:1"},
+        {"data.max_length": 6},
+        {"data.max_rows": 100},
+        {"precision": "bfloat16"},
+    ],
 )
-def test_another_depth_length_or_other_texts_are_computed(
-    tiny_recipe, cache, computed, tmp_path, change
+def test_another_depth_length_number_type_or_other_texts_are_computed(
+    tiny_recipe, cache, computed, tmp_path, monkeypatch, change
 ):
+    monkeypatch.setattr(hardware, "native_bfloat16", lambda: True)
     prepared(tiny_recipe, tmp_path / "first")
     prepared(tiny_recipe, tmp_path / "second", **change)
     assert computed == [*SETS, *SETS]
     assert len(cache.entries()) == 4
+    prepared(tiny_recipe, tmp_path / "third")
+    prepared(tiny_recipe, tmp_path / "fourth", **change)
+    assert computed == [*SETS, *SETS]
+
+
+def other_weights(model: Path) -> None:
+    """Of the same shapes."""
+    path = model / "model.safetensors"
+    tensors = {name: 2 * tensor for name, tensor in load_file(path).items()}
+    save_file(tensors, path, {"format": "pt"})
+
+
+def other_order_of_words(model: Path) -> None:
+    """Each text has as many tokens as before."""
+    path = model / "tokenizer.json"
+    content = json.loads(path.read_text())
+    numbers = content["model"]["vocab"]
+    words = [word for word in numbers if not word.startswith("<")]
+    numbers.update(zip(words, [numbers[word] for word in reversed(words)], strict=True))
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("change", [other_weights, other_order_of_words])
+def test_another_model_under_the_same_name_is_computed(
+    tiny, tiny_recipe, cache, computed, tmp_path, change
+):
+    """What an equal one gave is found."""
+    prepared(tiny_recipe, tmp_path / "first")
+    model = shutil.copytree(tiny, tmp_path / "model")
+    prepared(tiny_recipe, tmp_path / "second", **{"model.name": str(model)})
+    assert computed == [*SETS]
+    change(model)
+    prepared(tiny_recipe, tmp_path / "third", **{"model.name": str(model)})
+    assert computed == [*SETS, *SETS]
+    about = [(entry.about["texts"], entry.about["tokens"]) for entry in cache.entries()]
+    assert len(about) == 4
+    assert len(set(about)) == 2
 
 
 def test_with_every_layer_adapted_there_is_nothing_to_keep(tiny_recipe, cache, tmp_path):

@@ -95,3 +95,31 @@ def test_onednn_keeps_float32_here_where_it_is_said_to():
     finally:
         matmul.fp32_precision = "none"
     torch.testing.assert_close(found, one * 64 * (1 + 2**-12), rtol=0, atol=1e-5)
+
+
+BF16 = [{"avx512_bf16": True}, {"avx512_bf16": False, "amx_bf16": True}]
+NO_BF16 = [{}, {"avx512_bf16": False, "amx_bf16": False, "amx_int8": True}]
+
+
+@pytest.mark.parametrize(
+    ("machines", "asked", "name", "note"),
+    [
+        (BF16, "auto", "bfloat16", ""),
+        (BF16, "float32", "float32", ""),
+        (BF16, "bfloat16", "bfloat16", ""),
+        (BF16, "float16", "bfloat16", "bfloat16 instead of float16: float16 is for GPUs, "
+                                      "this CPU has bfloat16"),
+        (NO_BF16, "auto", "float32", ""),
+        (NO_BF16, "float32", "float32", ""),
+        (NO_BF16, "bfloat16", "float32", "float32 instead of bfloat16: this CPU only emulates it"),
+        (NO_BF16, "float16", "float32", "float32 instead of float16: float16 is for GPUs, "
+                                        "this CPU has neither natively"),
+    ],
+)  # fmt: skip
+def test_a_cpu_computes_in_what_it_has_and_says_where_that_is_not_what_was_asked(
+    monkeypatch, machines, asked, name, note
+):
+    for found in machines:
+        monkeypatch.setattr(hardware, "_capabilities", lambda found=found: found)
+        resolved = hardware.resolve_precision(asked, torch.device("cpu"))
+        assert (resolved.name, resolved.note) == (name, note)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -14,11 +15,13 @@ import threading
 import time
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from budgerigar import console
 from budgerigar.cli import app
 from budgerigar.encoder import prefix, rows
 from budgerigar.encoder.prefix import LOCK, META, PART, PrefixCache, human_size
@@ -412,6 +415,21 @@ def test_a_damaged_log_costs_no_more_than_its_chunks(cache, damage, kept):
     interrupt(cache, 4)
     damage(folder_of(cache) / CHUNKS)
     assert opened(cache)[1] == chunks()[kept:]
+
+
+def test_progress_is_shown_chunk_by_chunk_from_where_a_computation_goes_on(
+    cache, monkeypatch, capfd
+):
+    interrupt(cache, 2)
+    first = chunks()[1][1]
+    seconds = itertools.count(0, 100)
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    opened(cache)
+    expected = [
+        f"frozen layers of texts {last}/40    {100 * n / (last - first) * (40 - last):.0f} s left"
+        for n, (_, last) in enumerate(chunks()[2:], 1)
+    ]
+    assert capfd.readouterr().err.splitlines() == expected
 
 
 def test_an_unfinished_file_of_another_length_is_computed_again(cache):
