@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModel,
     DebertaV2Config,
@@ -18,6 +22,7 @@ from transformers import (
 from budgerigar.data.tokens import PackedTexts
 from budgerigar.encoder.checkpoints import locate
 from budgerigar.encoder.features import FeatureExtractor
+from budgerigar.encoder.prefix import PrefixCache
 from budgerigar.errors import ModelError
 from conftest import tiny_tokenizer
 
@@ -108,3 +113,46 @@ def test_a_layer_that_is_not_there_is_refused(tiny):
     extractor = FeatureExtractor(locate(str(tiny), None, weights=True), "float32")
     with pytest.raises(ModelError, match="no layer 4"):
         extractor.features(some_texts(), "texts", (4,))
+
+
+def larger(folder: Path) -> None:
+    """Other weights of the same shapes."""
+    path = folder / "model.safetensors"
+    save_file({name: 1.1 * x for name, x in load_file(path).items()}, path, {"format": "pt"})
+
+
+def configured(folder: Path) -> None:
+    """The same weights under another configuration."""
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"layer_norm_eps": 0.5}))
+
+
+@pytest.mark.parametrize("change", [larger, configured])
+def test_another_model_of_the_same_shape_has_features_of_its_own(tiny, tmp_path, change):
+    texts = some_texts()
+    folder = shutil.copytree(tiny, tmp_path / "model")
+    for _ in range(2):
+        extractor = FeatureExtractor(locate(str(folder), None, weights=True), "float32")
+        found = extractor.features(texts, "texts")
+        np.testing.assert_allclose(
+            found, expected(folder, texts, (extractor.depth - 1,)), atol=2e-5
+        )
+        change(folder)
+
+
+@pytest.mark.parametrize(
+    ("precision", "texts", "layers"),
+    [
+        ("bfloat16", some_texts(), (-1,)),
+        ("float32", some_texts(seed=1), (-1,)),
+        ("float32", replace(some_texts(), ids_T=44 - some_texts().ids_T), (-1,)),
+        ("float32", some_texts(), (0,)),
+    ],
+    ids=["number type", "texts", "as many tokens", "layers"],
+)
+def test_features_of_anything_else_are_computed(tiny, precision, texts, layers):
+    checkpoint = locate(str(tiny), None, weights=True)
+    first = FeatureExtractor(checkpoint, "float32").features(some_texts(), "texts")
+    other = FeatureExtractor(checkpoint, precision).features(texts, "texts", layers)
+    assert np.abs(first - other).max() > 1e-4
+    assert len(PrefixCache().entries()) == 2
