@@ -31,6 +31,8 @@ from measure import Spread, workplace, write
 STEPS = 40
 PEER_STEPS = 4
 PASS_TEXTS = 512
+SHIFT = 1_379
+"""Rows between the halves of a text that is made of two."""
 
 
 def main() -> None:
@@ -99,13 +101,14 @@ def run_case(case: str, model: str, data: str) -> tuple[float, float]:
 
 
 def whole_command(model: str, data: str, rows: int) -> tuple[float, float]:
-    """The same of `budgie train` on so many rows, the file's again and again."""
+    """The same of `budgie train` on so many rows."""
     with workplace() as work:
         texts = work / "texts.csv"
         write_rows(data, rows, texts)
         recipe = {
             "model.name": model,
             "data.train": texts,
+            "data.classes": "null",
             "data.test": "null",
             "steps": STEPS,
         }
@@ -120,16 +123,28 @@ def whole_command(model: str, data: str, rows: int) -> tuple[float, float]:
 
 
 def write_rows(data: str, rows: int, into: Path) -> None:
-    """The file's rows again and again, each time with another number behind their first column,
-    so that no two texts are the same."""
-    how = {"newline": "", "encoding": "utf-8"}
-    with Path(data).open(**how) as read, into.open("w", **how) as written:
-        names, *every = csv.reader(read)
-        lines = csv.writer(written)
-        lines.writerow(names)
+    """So many texts and labels: the file's, then the first half of each with the second half of
+    another one, so that the texts are as different as real ones."""
+    from budgerigar.data import corpus
+    from budgerigar.sources import labels_of
+
+    columns = corpus.Columns(names=None, label="label")
+    read = corpus.read(data, columns, classes=None, label_base=None, labelled=True)
+    labels, halves = labels_of(read), [halved(text) for text in read.texts]
+    with into.open("w", newline="", encoding="utf-8") as file:
+        lines = csv.writer(file)
+        lines.writerow(["text", "label"])
         for number in range(rows):
-            first, *others = every[number % len(every)]
-            lines.writerow([f"{first} {number // len(every)}", *others])
+            again, row = divmod(number, len(halves))
+            other = (row + again * SHIFT) % len(halves)
+            text = f"{halves[row][0]} {halves[other][1]}"
+            lines.writerow([text, read.classes[labels[row]]])
+
+
+def halved(text: str) -> tuple[str, str]:
+    """Its words, half and half."""
+    words = text.split()
+    return " ".join(words[: len(words) // 2]), " ".join(words[len(words) // 2 :])
 
 
 def repeated(packed, rows: int):

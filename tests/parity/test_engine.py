@@ -14,13 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from budgerigar.data.tokens import PackedTexts
+from budgerigar.data.tokens import PackedTexts, load_tokenizer
 from budgerigar.encoder import checkpoints, cohort, frozen, hardware, paths
 from budgerigar.encoder.budget import Selection
 from budgerigar.encoder.cohort import Batch
 from budgerigar.encoder.dropout import Dropouts
 from budgerigar.encoder.lora import LowRank
 from budgerigar.encoder.shape import read_shape
+from conftest import tiny_tokenizer
 
 CLASSES = 5
 VOCABULARY = 100
@@ -82,6 +83,48 @@ MODERN_MODELS = {
 ALL = {**MODELS, **MODERN_MODELS}
 
 
+def changed(family: str, **sizes):
+    """A model of `ALL` with other sizes."""
+    model, config, own = ALL[family]
+    return model, config, {**own, **sizes}
+
+
+BIASES = ("attention_bias", "mlp_bias", "norm_bias", "classifier_bias")
+OTHERS = {
+    "roberta with relu": changed("roberta", hidden_act="relu"),
+    "bert with relu": changed("bert", hidden_act="relu"),
+    "distilbert with relu": changed("distilbert", activation="relu"),
+    # Of ModernBERT's larger weights above, roundings come near the bound.
+    **{
+        f"modernbert with {bias}": changed("modernbert", initializer_range=0.12, **{bias: True})
+        for bias in BIASES
+    },
+}
+"""What the engine computes too, beside what checkpoints mostly are."""
+
+
+def write_model(made, folder, *, spread: float) -> None:
+    """Writes a random checkpoint: model class, configuration class and sizes.
+
+    New biases are 0 and new norms 1, which does not tell whether they are read: `spread` is that
+    of what is added to them.
+    """
+    model, config, sizes = made
+    torch.manual_seed(11)
+    written = model(config(**sizes))
+    with torch.no_grad():
+        for parameter in written.parameters():
+            if spread and parameter.dim() == 1:
+                parameter += torch.randn(parameter.shape) * spread
+    written.save_pretrained(folder)
+
+
+def base_on(folder) -> paths.Base:
+    checkpoint = checkpoints.locate(str(folder), None, weights=True)
+    shape = read_shape(checkpoint, CLASSES)
+    return paths.Base(checkpoint, shape, CLASSES, "float32", hardware.device(), str(folder))
+
+
 @pytest.fixture(scope="module")
 def base_of(tmp_path_factory):
     """Makes a tiny random checkpoint of a family, once, and gives it as a frozen base."""
@@ -90,18 +133,9 @@ def base_of(tmp_path_factory):
     def make(family: str, precision: str = "float32") -> paths.Base:
         if family not in made:
             folder = tmp_path_factory.mktemp("family") / "model"
-            model, config, sizes = ALL[family]
-            torch.manual_seed(11)
-            model(config(**sizes)).save_pretrained(folder)
-            checkpoint = checkpoints.locate(str(folder), None, weights=True)
-            made[family] = paths.Base(
-                checkpoint=checkpoint,
-                shape=read_shape(checkpoint, CLASSES),
-                classes=CLASSES,
-                precision="float32",
-                device=hardware.device(),
-                sha256=family,
-            )
+            spread = 0.1 if family in OTHERS else 0.0
+            write_model({**ALL, **OTHERS}[family], folder, spread=spread)
+            made[family] = base_on(folder)
         return replace(made[family], precision=precision)
 
     return make
@@ -117,8 +151,8 @@ def both(base, selection, dropouts=NO_DROPOUT, low_rank=None):
     assert (engine.path, reference.path) == ("engine", "reference")
     generator = torch.Generator().manual_seed(5)
     state = {
-        name: torch.randn(tensor.shape, generator=generator) * 0.1
-        if name.endswith("lora_B.weight")
+        name: tensor + torch.randn(tensor.shape, generator=generator) * 0.1
+        if name.endswith("lora_B.weight") or tensor.dim() == 1
         else tensor
         for name, tensor in engine.state().items()
     }
@@ -167,10 +201,27 @@ def described(encoder):
 
 
 def largest_difference(first, second) -> float:
-    return max(float((first[name] - second[name]).abs().max()) for name in first)
+    """Not a number where any is not: Python's own `max` may pass over it."""
+    return float(np.max([float((first[name] - second[name]).abs().max()) for name in first]))
+
+
+def smallest_gradient(gradients) -> float:
+    return float(np.min([float(gradient.abs().max()) for gradient in gradients.values()]))
+
+
+def check_logits_and_gradients(engine, reference, texts, rows):
+    """The engine's are the reference's; gives the engine's gradients."""
+    logits, gradients = gradients_of(engine, texts, rows)
+    expected, expected_gradients = gradients_of(reference, texts, rows)
+    assert described(engine) == described(reference)
+    assert set(gradients) == set(expected_gradients)
+    assert float((logits - expected).abs().max()) < 1e-5
+    assert largest_difference(gradients, expected_gradients) < 1e-5
+    return gradients
 
 
 RAGGED = [1, LIMIT, 7, 20, 33, 5, 19]
+ROWS = np.array([3, 0, 1, 2, 6, 5])
 CHOICES = [
     (("query", "value"), (2, 3), "full"),
     (("query", "value"), (2, 3), "output"),
@@ -178,6 +229,11 @@ CHOICES = [
     (SIX, (0, 1, 2, 3), "full"),
     (SIX, (3,), "output"),
     (SIX, (0,), "full"),
+    (SIX, (0,), "output"),
+    (("query", "value"), (0,), "full"),
+    (("query", "value"), (0,), "output"),
+    (("query", "key", "value", "attention_output"), (1, 2, 3), "full"),
+    (("query", "key", "value", "attention_output"), (2, 3), "output"),
     (("key",), (3,), "full"),
     (("intermediate", "output"), (1, 2), "output"),
 ]
@@ -188,14 +244,8 @@ CHOICES = [
 def test_logits_and_gradients(base_of, family, targets, layers, head):
     selection = Selection(targets, layers, 4, {layers[-1]: 6}, "none", head)
     engine, reference = both(base_of(family), selection)
-    texts, rows = texts_of(RAGGED), np.array([3, 0, 1, 2, 6, 5])
-    logits, gradients = gradients_of(engine, texts, rows)
-    expected, expected_gradients = gradients_of(reference, texts, rows)
-    assert described(engine) == described(reference)
-    assert set(gradients) == set(expected_gradients)
-    assert float((logits - expected).abs().max()) < 1e-5
-    assert largest_difference(gradients, expected_gradients) < 1e-5
-    assert min(float(gradient.abs().max()) for gradient in gradients.values()) > 1e-6
+    gradients = check_logits_and_gradients(engine, reference, texts_of(RAGGED), ROWS)
+    assert smallest_gradient(gradients) > 1e-6
 
 
 MODERN = ("attn.Wqkv", "attn.Wo", "mlp.Wi", "mlp.Wo")
@@ -208,19 +258,44 @@ MODERN = ("attn.Wqkv", "attn.Wo", "mlp.Wi", "mlp.Wo")
         (("attn.Wqkv",), (2, 3), "full"),
         (MODERN, (0, 1, 2, 3), "full"),
         (MODERN, (3,), "output"),
+        (MODERN, (0,), "full"),
+        (MODERN, (0,), "output"),
+        (("attn.Wqkv",), (0,), "full"),
+        (("attn.Wqkv",), (0,), "output"),
+        (("attn.Wqkv", "attn.Wo"), (1, 2, 3), "full"),
         (("mlp.Wi",), (0, 2), "output"),
     ],
 )
 def test_modernbert(base_of, family, targets, layers, head):
     selection = Selection(targets, layers, 4, {layers[-1]: 6}, "none", head)
     engine, reference = both(base_of(family), selection)
-    texts, rows = texts_of(RAGGED), np.array([3, 0, 1, 2, 6, 5])
-    logits, gradients = gradients_of(engine, texts, rows)
-    expected, expected_gradients = gradients_of(reference, texts, rows)
-    assert described(engine) == described(reference)
-    assert float((logits - expected).abs().max()) < 1e-5
-    assert largest_difference(gradients, expected_gradients) < 1e-5
-    assert min(float(gradient.abs().max()) for gradient in gradients.values()) > 1e-6
+    gradients = check_logits_and_gradients(engine, reference, texts_of(RAGGED), ROWS)
+    assert smallest_gradient(gradients) > 1e-6
+
+
+@pytest.mark.parametrize("family", OTHERS)
+@pytest.mark.parametrize(("layers", "head"), [((0, 1, 2, 3), "full"), ((2,), "output")])
+def test_other_configurations(base_of, family, layers, head):
+    engine, reference = both(base_of(family), Selection(("all",), layers, 4, {}, "none", head))
+    gradients = check_logits_and_gradients(engine, reference, texts_of(RAGGED), ROWS)
+    assert smallest_gradient(gradients) > 1e-6
+
+
+@pytest.mark.parametrize("family", ALL)
+@pytest.mark.parametrize("rows", [[0], [0, 0, 0], [2], [1, 0, 2]], ids=str)
+def test_an_empty_text_and_one_of_a_single_token(base_of, tmp_path, family, rows):
+    tiny_tokenizer(tmp_path)
+    ids = load_tokenizer(tmp_path, "tiny")(["", "goal match coach season"])["input_ids"]
+    assert ids[0] == [0, 2]
+    ids.append([0])
+    offsets = np.cumsum([0, *map(len, ids)])
+    texts = PackedTexts(np.concatenate(ids).astype(np.int32), offsets, cut=0)
+    engine, reference = both(base_of(family), Selection(("all",), (1, 3), 4, {}, "none", "full"))
+    gradients = check_logits_and_gradients(engine, reference, texts, np.array(rows))
+    # A token alone attends to itself, whatever its query and its key are.
+    without = ("query", "key", "q_lin", "k_lin") if rows == [2] else ()
+    others = {n: g for n, g in gradients.items() if not any(part in n for part in without)}
+    assert smallest_gradient(others) > 1e-6
 
 
 @pytest.mark.parametrize("family", ALL)
@@ -256,6 +331,41 @@ def test_packed_equals_padded_equals_one_at_a_time(base_of, lengths, seed, data)
     tolerance = 1e-5 * max(1.0, float(padded.abs().max()))
     assert float((packed - padded).abs().max()) < tolerance
     assert float((packed - alone).abs().max()) < tolerance
+
+
+SIZE_NAMES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+DISTILBERT_SIZE_NAMES = ("dim", "n_layers", "n_heads", "hidden_dim")
+
+
+@settings(max_examples=25)
+@given(
+    family=st.sampled_from(["roberta", "bert", "distilbert", "modernbert"]),
+    heads=st.integers(1, 4),
+    head_width=st.sampled_from([8, 12, 16]),
+    depth=st.integers(1, 4),
+    inner=st.integers(1, 96),
+    ranks=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    head=st.sampled_from(["full", "output"]),
+    lengths=st.lists(st.integers(1, LIMIT), min_size=1, max_size=6),
+    data=st.data(),
+)
+def test_logits_and_gradients_of_any_shape(
+    tmp_path_factory, family, heads, head_width, depth, inner, ranks, head, lengths, data
+):
+    names = DISTILBERT_SIZE_NAMES if family == "distilbert" else SIZE_NAMES
+    width = heads * head_width
+    sizes = dict(zip(names, (width, depth, heads, inner), strict=True))
+    # Of larger weights, norms over so few numbers make much of roundings.
+    made = changed(family, **sizes, initializer_range=0.4 * width**-0.5)
+    folder = tmp_path_factory.mktemp("shape") / "model"
+    write_model(made, folder, spread=0.1)
+    targets = st.sets(st.sampled_from(MODERN if family == "modernbert" else SIX), min_size=1)
+    layers = st.sets(st.integers(0, depth - 1), min_size=1).map(sorted).map(tuple)
+    chosen, trained = tuple(sorted(data.draw(targets))), data.draw(layers)
+    selection = Selection(chosen, trained, ranks[0], {trained[-1]: ranks[1]}, "none", head)
+    engine, reference = both(base_on(folder), selection)
+    rows = np.array(data.draw(st.permutations(range(len(lengths)))))
+    check_logits_and_gradients(engine, reference, texts_of(lengths), rows)
 
 
 def test_modernbert_where_padding_sees_no_token(base_of):
@@ -335,8 +445,19 @@ def test_gradients_under_dropout_are_those_of_the_function_computed(base_of, fam
     assert np.median(apart) < 0.02
 
 
-def test_cached_prefix_equals_computed_prefix(base_of):
-    engine, _ = both(base_of("roberta"), Selection(("query",), (2, 3), 4, {}, "none", "full"))
+@pytest.mark.parametrize(
+    ("family", "targets"),
+    [
+        ("roberta", ("query",)),
+        ("bert", ("all",)),
+        ("distilbert", ("all",)),
+        ("modernbert", ("all",)),
+        ("modernbert with mean", ("all",)),
+    ],
+)
+@pytest.mark.parametrize("layers", [(2, 3), (3,), (1,)])
+def test_cached_prefix_equals_computed_prefix(base_of, family, targets, layers):
+    engine, _ = both(base_of(family), Selection(targets, layers, 4, {}, "none", "full"))
     texts, rows = texts_of(RAGGED), np.array([6, 1, 0, 4])
     prepared = engine.prepare(texts, "texts")
     assert type(prepared) is not type(texts)
@@ -377,13 +498,14 @@ def test_a_prefix_kept_where_it_is_computed_is_the_one_on_the_disk(
 
 
 @pytest.mark.parametrize("family", ALL)
-def test_where_only_the_head_trains_one_vector_a_text_is_kept(base_of, family):
+@pytest.mark.parametrize("head", ["full", "output"])
+def test_where_only_the_head_trains_one_vector_a_text_is_kept(base_of, family, head):
     """PEFT knows no adapter without updates; fresh updates, which are zero, stand in for it."""
     low_rank, texts, rows = LowRank(16, 0.0, False), texts_of(RAGGED), np.array([3, 0, 1, 6])
     engine, reference = (
         paths.fresh(
             base_of(family),
-            Selection(("all",), layers, 4, {}, "none", "full"),
+            Selection(("all",), layers, 4, {}, "none", head),
             low_rank,
             NO_DROPOUT,
             seed=3,
@@ -394,12 +516,13 @@ def test_where_only_the_head_trains_one_vector_a_text_is_kept(base_of, family):
     prepared = engine.prepare(texts, "texts")
     assert prepared.rows.shape == (len(texts), 32)
     expected, expected_gradients = gradients_of(reference, texts, rows)
-    head = {one.name for one in engine.trainables()}
-    assert head == {one.name for one in reference.trainables() if one.part == "head"}
+    names = {one.name for one in engine.trainables()}
+    assert names == {one.name for one in reference.trainables() if one.part == "head"}
     for source in (prepared, texts):
         logits, gradients = gradients_of(engine, source, rows)
         assert float((logits - expected).abs().max()) < 1e-5
-        assert max(float((gradients[n] - expected_gradients[n]).abs().max()) for n in head) < 1e-5
+        assert set(gradients) == names
+        assert largest_difference(gradients, expected_gradients) < 1e-5
 
 
 def test_the_cache_tells_configurations_apart_that_share_their_weights(base_of, tmp_path):
@@ -421,7 +544,7 @@ def test_the_cache_tells_configurations_apart_that_share_their_weights(base_of, 
         assert float((cached - computed).abs().max()) < 1e-5
 
 
-@pytest.mark.parametrize("family", ["roberta", "bert", "distilbert", "modernbert"])
+@pytest.mark.parametrize("family", ALL)
 def test_bfloat16_is_no_further_from_float32_than_transformers_is(base_of, family):
     # All layers: where a prefix is frozen, the cache rounds the stream once more.
     selection = Selection(("all",), (0, 1, 2, 3), 4, {}, "none", "full")
@@ -440,7 +563,7 @@ def test_bfloat16_is_no_further_from_float32_than_transformers_is(base_of, famil
         more.append(own / other - 1)
     # With ModernBERT it is chance which of the two is nearer on a batch.
     by_chance = min(0.1, 2 * np.std(more, ddof=1) / len(more) ** 0.5)
-    assert np.mean(more) <= (by_chance if family == "modernbert" else 0.0), more
+    assert np.mean(more) <= (by_chance if family in MODERN_MODELS else 0.0), more
 
 
 def test_dropout_keeps_the_mean_and_differs_by_stream(base_of):
