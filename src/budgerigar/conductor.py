@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -332,9 +332,14 @@ class Conductor:
             }
         )
 
-    def _stage(self, name: str) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        from budgerigar.encoder import hardware
+
         self.stage = name
-        return timed(self.seconds, name)
+        with timed(self.seconds, name):
+            yield
+        hardware.give_back_freed_memory()
 
 
 def _cut_notes(packed: Mapping[str, PackedTexts], max_length: int) -> list[str]:

@@ -231,22 +231,29 @@ def packed_logits(
     Args:
         encoder: computes.
         texts: prepared or not.
-        batch: texts in a forward pass.
+        batch: texts in a forward pass, fewer where they are long.
         label: names the stage in the progress display.
         first: only so many texts from the beginning; None takes all.
     """
     import torch
 
+    from budgerigar.encoder import frozen, hardware
+
     lengths = np.diff(texts.offsets)[:first]
     if len(lengths) == 0:
         raise DataError("there are no texts", remedy="check the file")
     order = np.argsort(-lengths, kind="stable")
-    pieces = []
+    pieces, done = [], 0
+    tokens = frozen.PASS_TOKENS[encoder.device.type]
+    # What training frees does not fit these batches, nor what they free its own.
+    hardware.give_back_freed_memory()
     with torch.inference_mode(), Progress(label, len(order)) as bar:
-        for start in range(0, len(order), batch):
-            rows = order[start : start + batch]
+        while done < len(order):
+            fitting = max(1, tokens // max(1, int(lengths[order[done]])))
+            rows = order[done : done + min(batch, fitting)]
             pieces.append(encoder.logits(texts, rows, dropout=None).cpu().numpy())
-            bar.update(start + len(rows))
+            bar.update(done := done + len(rows))
+    hardware.give_back_freed_memory()
     logits_BC = np.empty((len(order), pieces[0].shape[1]), dtype=np.float32)
     logits_BC[order] = np.concatenate(pieces)
     return logits_BC

@@ -360,7 +360,7 @@ class Recipe(Part):
     batch: Positive = 16
     """Texts in a forward pass."""
     evaluation_batch: Positive = 64
-    """Texts in a forward pass without gradients."""
+    """Texts in a forward pass without gradients, at most; long ones are fewer."""
     accumulation: Positive = 1
     """Forward passes in one optimizer step."""
     clip: Annotated[float, Field(gt=0)] | None = 1.0

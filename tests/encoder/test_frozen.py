@@ -16,7 +16,7 @@ from transformers import RobertaConfig, RobertaModel
 
 from budgerigar import console
 from budgerigar.data.tokens import PackedTexts
-from budgerigar.encoder import frozen, paths, prefix
+from budgerigar.encoder import frozen, hardware, paths, prefix
 from budgerigar.encoder.checkpoints import locate
 from budgerigar.encoder.dropout import Dropouts
 from budgerigar.encoder.frozen import FrozenBase, PrefixedTexts
@@ -196,3 +196,13 @@ def test_without_room_on_the_disk_it_is_said_how_long_an_epoch_takes(
     why, times_as_long = capfd.readouterr().err.splitlines()
     assert "has 0 bytes free; every epoch computes it again" in why
     assert times_as_long == f"an epoch takes about {times} times as long for that"
+
+
+def test_freed_memory_is_given_back_every_few_chunks(tmp_path, monkeypatch):
+    base, given_back = loaded(written(tmp_path / "model")), []
+    monkeypatch.setattr("budgerigar.encoder.rows.CHUNK_ROWS", 1)
+    monkeypatch.setattr(frozen, "GIVEN_BACK", 3)
+    monkeypatch.setattr(hardware, "give_back_freed_memory", lambda: given_back.append(True))
+    offsets = np.arange(8)
+    base.prepare(PackedTexts(np.arange(10, 17, dtype=np.int32), offsets, 0), LAYERS, "texts")
+    assert len(given_back) == 7 // 3

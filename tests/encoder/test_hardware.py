@@ -7,6 +7,7 @@ import platform
 import resource
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -47,6 +48,48 @@ def test_freed_memory_is_kept_unless_settings_from_outside_say_otherwise():
     assert faults(MALLOC_MMAP_THRESHOLD_=str(1 << 20)) > 10 * kept
     tunables = "glibc.malloc.mmap_threshold=1048576:glibc.malloc.trim_threshold=1048576"
     assert faults(GLIBC_TUNABLES=tunables) > 10 * kept
+
+
+PIECES = """
+import resource
+from pathlib import Path
+import torch
+from budgerigar.encoder import hardware
+
+def own():
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) << 10
+
+hardware.keep_freed_memory()
+small = [torch.ones(1 << 18)]
+before = own()
+pieces = [(torch.ones(1 << 18), torch.ones(9 << 18)) for _ in range(40)]
+small = [piece for piece, _ in pieces]
+del pieces
+kept = own()
+hardware.give_back_freed_memory()
+print(before, kept, own())
+"""
+"""Bytes of the process: before 40 tensors of 1 MiB that stay and as many of 9 between them that
+are freed, then, and when freed memory was given back."""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_freed_memory_between_what_is_held_is_given_back():
+    before, kept, left = map(int, subprocess.check_output([sys.executable, "-c", PIECES]).split())
+    assert kept - before > 390 << 20
+    assert left - before < 60 << 20
+
+
+@pytest.mark.parametrize(
+    ("system", "library"),
+    [("nt", lambda name: pytest.fail("opened")), ("posix", lambda name: None)],
+)
+def test_other_c_libraries_are_left_alone(monkeypatch, system, library):
+    monkeypatch.setattr(hardware, "os", SimpleNamespace(name=system, environ={}))
+    monkeypatch.setattr(hardware.ctypes, "CDLL", library)
+    hardware.give_back_freed_memory()
+    hardware.keep_freed_memory()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 from budgerigar.console import Progress, note
+from budgerigar.encoder import hardware
 from budgerigar.encoder.attention import Ragged, ragged, rows_of
 from budgerigar.encoder.interface import Tokens
 from budgerigar.encoder.model import Member, PackedEncoder
@@ -24,6 +26,10 @@ PASS_TOKENS = {"cpu": 4_096, "cuda": 65_536}
 """Tokens that go through the layers together at most, unless one text or one run's batch has
 more: enough for products to run at their full rate, on the CPU few enough for what stands
 between them to stay in its caches."""
+
+GIVEN_BACK = 2
+"""Chunks of a prefix's output after which freed memory is given back: passes of ever other sizes
+break it into pieces, and without it the process grows on for thousands of texts."""
 
 KEEP = ("cuda",)
 """Devices that keep a prefix's output in their own memory where it has room: a GPU computes it
@@ -180,6 +186,8 @@ class FrozenBase:
             "content": content_hash(texts),
         }
 
+        chunks = itertools.count(1)
+
         def compute(first: int, last: int) -> np.ndarray:
             content = np.empty(
                 (int(offsets[last] - offsets[first]), layout.width), layout.number_type
@@ -188,6 +196,8 @@ class FrozenBase:
             for places, computed in self._passes(texts, layers, np.arange(first, last), bounds):
                 stored = computed.cpu()
                 content[places] = (stored.view(torch.uint16) if sixteen else stored).numpy()
+            if next(chunks) % GIVEN_BACK == 0:
+                hardware.give_back_freed_memory()
             return content
 
         rows = self._cache.open(about, layout, compute, label)

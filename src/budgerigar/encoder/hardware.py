@@ -7,6 +7,7 @@ import functools
 import os
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,12 +87,19 @@ def keep_freed_memory() -> None:
     outside = "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"
     if any(name in os.environ for name in outside):
         return
-    if "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", "") or os.name != "posix":
+    if "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", ""):
         return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = _of_c_library("mallopt")
     # The second option alone would leave every allocation of 128 KiB to the system.
     if mallopt is not None and any(mallopt(M_MMAP_THRESHOLD, size) for size in LARGEST_KEPT):
         mallopt(M_TRIM_THRESHOLD, MOST_KEPT)
+
+
+def give_back_freed_memory() -> None:
+    """Has the C library give all of it back: what one stage of a run leaves in pieces of its sizes
+    fits the next one's badly, and that would take its own beside them."""
+    if (trim := _of_c_library("malloc_trim")) is not None:
+        trim(0)
 
 
 def product_rate(width: int, outputs: int, precision: str, where: torch.device) -> float:
@@ -124,6 +132,14 @@ def describe(where: torch.device) -> dict[str, str | int]:
     if where.type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(where)
     return facts
+
+
+def _of_c_library(name: str) -> Callable[..., int] | None:
+    """One of its functions; None where it has none of that name."""
+    if os.name != "posix":
+        return None
+    found: Callable[..., int] | None = getattr(ctypes.CDLL(None), name, None)
+    return found
 
 
 def _capabilities() -> dict[str, Any]:
