@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -85,3 +86,24 @@ def test_products_with_kept_weights_are_plain_ones(rows, number_type):
     torch.testing.assert_close(product.forwards(x).double(), exact, rtol=allowed, atol=allowed)
     back = dy.double() @ weight.double()
     torch.testing.assert_close(product.backwards(dy).double(), back, rtol=allowed, atol=allowed)
+
+
+@pytest.mark.parametrize("number_type", [torch.bfloat16, torch.float32])
+def test_a_weight_comes_back_as_it_was_given(number_type):
+    for outputs, inputs in ((96, 64), (35, 7), (1, 5)):
+        weight_OI = randn(outputs, inputs).to(number_type)
+        assert torch.equal(Product(weight_OI, None).weight_OI, weight_OI)
+
+
+def test_a_weight_in_another_layout_is_not_kept_beside_it():
+    weight_OI = randn(96, 64).bfloat16()
+    given, expected = weakref.ref(weight_OI), weight_OI.float()
+    product = Product(weight_OI, None)
+    del weight_OI
+    if product.weight_OI is product.weight_OI:
+        pytest.skip("one layout serves here")
+    assert given() is None
+    dy_TO = randn(3, 96, seed=1).bfloat16()
+    torch.testing.assert_close(
+        product.backwards(dy_TO).float(), dy_TO.float() @ expected, rtol=0.02, atol=0.1
+    )

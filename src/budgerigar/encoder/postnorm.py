@@ -66,7 +66,8 @@ class PostNormEncoder(PackedEncoder):
         self.device, self.number_type = weights.word_VD.device, weights.word_VD.dtype
         last = weights.layers[-1].qkv
         assert last.bias_O is not None
-        self._last_query = Product(last.weight_OI[: self.width], last.bias_O[: self.width])
+        query, self._last_keys, self._last_values = last.weight_OI.split(self.width)
+        self._last_query = Product(query, last.bias_O[: self.width])
         self.hidden_dropout, self.padding = numbers.hidden_dropout, numbers.padding
 
     def embed(
@@ -169,7 +170,7 @@ class PostNormEncoder(PackedEncoder):
         R features to each token, of its state after their dropout, and fit the same form.
         """
         layer, heads, width = self.weights.layers[number], self.numbers.heads, self.width
-        _, key, value = layer.qkv.weight_OI.split(width)
+        key, value = self._last_keys, self._last_values
         assert layer.qkv.bias_O is not None
         value_bias = layer.qkv.bias_O[2 * width :]
         uses = self.uses(number, ("query",), members, of_texts=True)

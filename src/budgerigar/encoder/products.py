@@ -26,13 +26,23 @@ class Product:
     """y = x W^T + b.
 
     Attributes:
-        weight_OI, bias_O: as they were given.
+        bias_O: as it was given.
     """
 
     def __init__(self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None) -> None:
-        self.weight_OI, self.bias_O = weight_OI, bias_O
+        self.bias_O = bias_O
+        # One layout is kept: two of every matrix would be a fifth of what training holds.
         self._forwards = _blocked(weight_OI)
+        self._plain_OI = weight_OI if self._forwards is None else None
         self._backwards: torch.Tensor | None = None
+
+    @property
+    def weight_OI(self) -> torch.Tensor:
+        """The weight as it was given, or made anew from oneDNN's layout."""
+        if self._plain_OI is not None:
+            return self._plain_OI
+        assert self._forwards is not None
+        return self._forwards.to_dense()
 
     def forwards(self, x_TI: torch.Tensor) -> torch.Tensor:
         """`[T, O]`."""
@@ -101,6 +111,7 @@ def _blocked(weight_OI: torch.Tensor) -> torch.Tensor | None:
         # Not public, but what torch.compile itself calls; without it plain products serve.
         blocked: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight_OI, EXPECTED_ROWS)
         _blocked_product(weight_OI.new_zeros((1, weight_OI.shape[1])), blocked, None)
+        blocked.to_dense()
     except (AttributeError, RuntimeError):
         return None
     return blocked
