@@ -31,7 +31,7 @@ class Product:
 
     def __init__(self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None) -> None:
         self.bias_O = bias_O
-        # One layout is kept: two of every matrix would be a fifth of what training holds.
+        # One layout is kept: two of every matrix would be a seventh of what training holds.
         self._forwards = _blocked(weight_OI)
         self._plain_OI = weight_OI if self._forwards is None else None
         self._backwards: torch.Tensor | None = None
