@@ -6,7 +6,9 @@ Runs of the AG News recipe that differ in seed and optimizer train together over
 of roberta-base's shape (random weights, or `--model`). A cohort's time is that of five epochs of
 all its runs with the pass through the frozen layers, which it does once; it is put together from
 timed stretches. PEFT at its best trains the same runs one after another. Evaluation is left out on
-both sides. With `--whole` cohorts train whole on so many texts instead, by themselves.
+both sides. With `--whole` cohorts train whole on so many texts instead, by themselves: how many
+texts of all runs a second, and which share of the rate that this machine reaches on the steps'
+matrix products alone, many rows together.
 """
 
 from __future__ import annotations
@@ -31,7 +33,16 @@ from budgerigar.encoder.interface import Tokens
 from budgerigar.planning import Plan, with_seed
 from budgerigar.training import loop
 from budgerigar.training.run import Surroundings, Trainee, Validation
-from training import EPOCHS, PEER_STEPS, Sides, prepared_sides, steps_here
+from training import (
+    EPOCHS,
+    FLOOR_ROWS,
+    PEER_STEPS,
+    Sides,
+    prepared_sides,
+    products_seconds,
+    steps_here,
+    unavoidable_products,
+)
 
 SIZES = (1, 2, 4, 8, 16)
 BESIDE_PEFT = 8
@@ -178,25 +189,48 @@ def measure_all(asked: argparse.Namespace, work: Path) -> None:
 
 def measure_whole(asked: argparse.Namespace, cohorts: Cohorts, sizes: list[int]) -> None:
     """Whole trainings, not put together from stretches."""
-    sample, found = cohorts.sides.packed, {}
-    rows = np.resize(np.arange(len(sample)), asked.whole)
-    ids_T, offsets = sample.batch(rows)
+    sides = cohorts.sides
+    rows = np.resize(np.arange(len(sides.packed)), asked.whole)
+    ids_T, offsets = sides.packed.batch(rows)
     texts = PackedTexts(ids_T.astype(np.int32), offsets, cut=0)
     prepared: list[Tokens] = []
-    frozen = measure.seconds(
+    frozen_seconds = measure.seconds(
         lambda: prepared.append(cohorts.encoders[0].prepare(texts, f"{len(texts):,} texts"))
     )
-    print(f"{len(texts):,} texts through the frozen layers: {frozen:.1f} s")
+    print(f"{len(texts):,} texts through the frozen layers: {frozen_seconds:.1f} s", flush=True)
+    at_best = best_seconds_a_token(sides) * len(texts.ids_T) * asked.epochs
+    seconds_of: dict[str, float] = {}
+    figures: dict[str, measure.Spread] = {}
     for size in sizes:
-        seconds = cohorts.whole(size, prepared[0], cohorts.sides.labels[rows], asked.epochs)
-        found[str(size)] = seconds
+        seconds = cohorts.whole(size, prepared[0], sides.labels[rows], asked.epochs)
+        samples = size * len(texts) * asked.epochs / seconds
+        share = size * at_best / seconds
         print(
-            f"{size} runs, {asked.epochs} epochs: {seconds:.1f} s, {frozen + seconds:.1f} with it"
+            f"{size} runs, {asked.epochs} epochs: {seconds:.1f} s, {frozen_seconds + seconds:.1f} "
+            f"with it; {samples:,.0f} texts a second, {share:.3f} of the matrix rate",
+            flush=True,
         )
-    about = {"texts": asked.whole, "epochs": asked.epochs, "precision": cohorts.sides.precision}
-    machine = hardware.describe(hardware.device())
-    seconds_of = {"frozen_layers": frozen, "steps": found}
-    measure.write(asked.json, {}, {"seconds": seconds_of, **about, "machine": machine})
+        seconds_of[str(size)] = seconds
+        figures[f"samples_per_second_{size}"] = measure.spread([samples])
+        figures[f"share_of_matrix_rate_{size}"] = measure.spread([share])
+    made_from = {
+        "frozen_layers_seconds": frozen_seconds,
+        "steps_seconds": seconds_of,
+        "texts": len(texts),
+        "epochs": asked.epochs,
+        "precision": sides.precision,
+        "machine": hardware.describe(hardware.device()),
+    }
+    measure.write(asked.json, figures, made_from)
+
+
+def best_seconds_a_token(sides: Sides) -> float:
+    """What a token's unavoidable products of a training step take where many rows go together;
+    the fastest of five."""
+    _, above = unavoidable_products(sides.plan)
+    rows = FLOOR_ROWS[hardware.device().type]
+    number_type = hardware.SIXTEEN_BITS.get(sides.precision, torch.float32)
+    return min(products_seconds(above, rows, number_type) for _ in range(5)) / rows
 
 
 if __name__ == "__main__":

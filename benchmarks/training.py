@@ -46,6 +46,8 @@ PEER_STEPS = 8
 """And PEFT's."""
 PREFIX_TEXTS = {"cpu": 128, "cuda": 4_096}
 """Texts of a stretch of the pass through the frozen layers."""
+FLOOR_ROWS = {"cpu": 4_096, "cuda": 65_536}
+"""Rows of the frozen layers' products in the floor, enough for their full rate."""
 SAME_END = {"agnews-best": "", "agnews-fast": "_fast"}
 """Recipes that are to reach the peer's accuracy, and how the names of their figures go on."""
 JUDGES = {same_end.ALL: "", same_end.OWN: "_own_rows"}
@@ -108,7 +110,7 @@ class Sides:
         tokens = round(float(np.mean(self.packed.lengths)) * recipe.batch)
         number_type = hardware.SIXTEEN_BITS.get(self.precision, torch.float32)
         below, above = unavoidable_products(self.plan)
-        passed = frozen.PASS_TOKENS[hardware.device().type]
+        passed = FLOOR_ROWS[hardware.device().type]
         once = products_seconds(below, passed, number_type) * tokens / passed
         often = products_seconds(above, -(-tokens // frozen.ROWS) * frozen.ROWS, number_type)
         return (often + once / EPOCHS) / recipe.batch

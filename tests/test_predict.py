@@ -39,6 +39,13 @@ def test_a_batch_holds_so_many_texts_and_so_many_tokens_at_most(monkeypatch):
     assert found.ravel().tolist() == [0, 1, 2, 3, 4, 5, 6]
 
 
+def test_batches_of_long_texts_are_halved_until_they_fit(monkeypatch):
+    monkeypatch.setitem(frozen.PASS_TOKENS, "cpu", 20)
+    encoder = Recorder()
+    predict.packed_logits(encoder, of_lengths(*[4] * 5, *[1] * 7), 6, "texts")
+    assert [len(rows) for rows in encoder.asked] == [3, 3, 6]
+
+
 def test_only_the_first_texts_where_that_is_asked():
     encoder = Recorder()
     assert len(predict.packed_logits(encoder, of_lengths(3, 5, 9, 1), 64, "texts", 2)) == 2

@@ -249,8 +249,10 @@ def packed_logits(
     hardware.give_back_freed_memory()
     with torch.inference_mode(), Progress(label, len(order)) as bar:
         while done < len(order):
-            fitting = max(1, tokens // max(1, int(lengths[order[done]])))
-            rows = order[done : done + min(batch, fitting)]
+            longest, size = int(lengths[order[done]]), batch
+            while size > 1 and size * longest > tokens:
+                size //= 2  # Few sizes, as a library may make a kernel for each.
+            rows = order[done : done + size]
             pieces.append(encoder.logits(texts, rows, dropout=None).cpu().numpy())
             bar.update(done := done + len(rows))
     hardware.give_back_freed_memory()

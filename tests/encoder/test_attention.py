@@ -25,7 +25,7 @@ HEADS, WIDTH_OF_HEAD = 3, 4
 LENGTHS = st.lists(st.integers(1, 200), min_size=1, max_size=12)
 SHORT = st.lists(st.integers(1, 17), min_size=1, max_size=8)
 TOLERANCE = 1e-12
-SHIPPED, FINE = GROUPINGS["cpu"], Grouping(multiple=2, texts=3, waste=40)
+SHIPPED, FINE = GROUPINGS["cpu"], Grouping(multiple=2, sizes=(1, 3), waste=40)
 """The second puts short texts into several groups, too."""
 HAND = [
     [16],
@@ -72,7 +72,7 @@ def check_plan(lengths: list[int], grouping: Grouping) -> None:
         rounded = [-(-length // grouping.multiple) * grouping.multiple for length in own]
         assert group.longest == max(rounded)
         assert sum(group.longest**2 - length**2 for length in rounded) <= grouping.waste
-        assert group.size <= grouping.texts
+        assert group.size in grouping.sizes
         assert group.size == 1 or group.size * group.longest**2 <= LARGEST_SCORES
         token_GL = where.token_P[group.places].view(group.size, group.longest)
         padding_GL = group.padding_GL

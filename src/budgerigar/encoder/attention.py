@@ -27,17 +27,20 @@ class Grouping:
 
     Attributes:
         multiple: to which lengths are rounded up.
-        texts: of a group, at most.
+        sizes: how many texts a group may have, rising; None lets it have any number.
         waste: scores of a head that a group may compute in vain so that shorter texts join it,
             what rounding wastes not counted: about what another group costs.
     """
 
     multiple: int
-    texts: int
+    sizes: tuple[int, ...] | None
     waste: int
 
 
-GROUPINGS = {"cpu": Grouping(16, 16, 1 << 13), "cuda": Grouping(1, 1 << 16, 1 << 20)}
+GROUPINGS = {
+    "cpu": Grouping(16, (1, 2, 3, 4, 6, 8, 12, 16), 1 << 13),
+    "cuda": Grouping(1, None, 1 << 20),
+}
 """By device. On the CPU lengths and sizes are few, as oneDNN makes a kernel for every new shape,
 and a group's scores stay in the caches."""
 LARGEST_SCORES = 1 << 21
@@ -167,7 +170,9 @@ def _padded_view(
         longest = int(rounded[first])
         waste = np.cumsum(longest**2 - rounded[first:] ** 2)
         fitting = int(np.searchsorted(waste, grouping.waste, side="right"))
-        fitting = min(fitting, grouping.texts, max(1, LARGEST_SCORES // longest**2))
+        fitting = min(fitting, max(1, LARGEST_SCORES // longest**2))
+        if grouping.sizes:
+            fitting = max(size for size in grouping.sizes if size <= fitting)
         texts = order[first : first + fitting]
         within_L = np.arange(longest)
         inside_GL = within_L < lengths_B[texts, None]

@@ -10,8 +10,11 @@ import torch
 
 from budgerigar.encoder import engine
 from budgerigar.encoder.engine import PackedClassifier, Share
-from budgerigar.encoder.frozen import PASS_TOKENS
 from budgerigar.encoder.interface import Encoder, Tokens
+
+JOINED_TOKENS = {"cpu": 4_096, "cuda": 65_536}
+"""Tokens of several runs' batches that go through the layers together at most; one run's may have
+more. On the CPU few enough for what stands between two products to stay in its caches."""
 
 
 @dataclass(frozen=True)
@@ -74,5 +77,5 @@ def _fit(one: Batch, other: Batch, tokens: int) -> bool:
     if not isinstance(other.encoder, PackedClassifier):
         return False
     return one.encoder.base is other.encoder.base and (
-        tokens <= PASS_TOKENS[one.encoder.device.type]
+        tokens <= JOINED_TOKENS[one.encoder.device.type]
     )

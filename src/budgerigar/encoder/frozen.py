@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ import numpy as np
 import torch
 
 from budgerigar.console import Progress, note
-from budgerigar.encoder import hardware
 from budgerigar.encoder.attention import Ragged, ragged, rows_of
 from budgerigar.encoder.interface import Tokens
 from budgerigar.encoder.model import Member, PackedEncoder
@@ -21,15 +19,11 @@ from budgerigar.encoder.rows import Layout
 
 ROWS = 32
 """On the CPU a run has a multiple of so many rows; the last ones may be idle. oneDNN makes a
-kernel for each new shape, of the products with low-rank updates too."""
-PASS_TOKENS = {"cpu": 4_096, "cuda": 65_536}
-"""Tokens that go through the layers together at most, unless one text or one run's batch has
-more: enough for products to run at their full rate, on the CPU few enough for what stands
-between them to stay in its caches."""
-
-GIVEN_BACK = 2
-"""Chunks of a prefix's output after which freed memory is given back: passes of ever other sizes
-break it into pieces, and without it the process grows on for thousands of texts."""
+kernel for each new shape, of the products with low-rank updates too, and keeps it: 0.6 MB."""
+PASS_TOKENS = {"cpu": 2_048, "cuda": 65_536}
+"""Tokens that go through the layers together at most where nothing goes backwards, unless one text
+has more: enough for products to run at their full rate. On the CPU twice as many would be a
+hundredth faster, and take a fifth of a gigabyte more."""
 
 KEEP = ("cuda",)
 """Devices that keep a prefix's output in their own memory where it has room: a GPU computes it
@@ -74,7 +68,7 @@ def pack(texts: Sequence[np.ndarray], lengths: np.ndarray, multiple: int) -> Pac
     Args:
         texts: each run's, in their order.
         lengths: rows of every text there is.
-        multiple: each run has a multiple of so many rows.
+        multiple: each run has a multiple of so many rows, or of more where it has many.
     """
     lengths_B = lengths[np.concatenate(texts)]
     starts_B = np.cumsum(lengths_B) - lengths_B
@@ -83,7 +77,7 @@ def pack(texts: Sequence[np.ndarray], lengths: np.ndarray, multiple: int) -> Pac
         last = first + len(own)
         filled = int(lengths_B[first:last].sum())
         starts_B[first:last] += row - starts_B[first]
-        rows.append(slice(row, row + -(-filled // multiple) * multiple))
+        rows.append(slice(row, row + _rounded(filled, multiple)))
         first, row = last, rows[-1].stop
     return Packing(tuple(texts), tuple(rows), starts_B, lengths_B)
 
@@ -186,8 +180,6 @@ class FrozenBase:
             "content": content_hash(texts),
         }
 
-        chunks = itertools.count(1)
-
         def compute(first: int, last: int) -> np.ndarray:
             content = np.empty(
                 (int(offsets[last] - offsets[first]), layout.width), layout.number_type
@@ -196,8 +188,6 @@ class FrozenBase:
             for places, computed in self._passes(texts, layers, np.arange(first, last), bounds):
                 stored = computed.cpu()
                 content[places] = (stored.view(torch.uint16) if sixteen else stored).numpy()
-            if next(chunks) % GIVEN_BACK == 0:
-                hardware.give_back_freed_memory()
             return content
 
         rows = self._cache.open(about, layout, compute, label)
@@ -305,6 +295,14 @@ def tokens_of(encoder: PackedEncoder, texts: Tokens, batch: Packing) -> tuple[np
     for own, rows in batch.texts_rows():
         ids_T[rows], _ = texts.batch(own)
     return ids_T, ragged(batch.starts_B, batch.lengths_B, batch.all_rows, encoder.device)
+
+
+def _rounded(filled: int, multiple: int) -> int:
+    """A multiple of `multiple`, but never more than 32 different ones from a power of two to the
+    next: a run with many rows has coarser ones."""
+    if multiple > 1:
+        multiple = max(multiple, (1 << (filled - 1).bit_length()) // 32)
+    return -(-filled // multiple) * multiple
 
 
 def rows_multiple(device: torch.device) -> int:
