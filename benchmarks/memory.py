@@ -7,7 +7,7 @@ Each case runs in a process of its own and trains or computes for a while; a thr
 the rows would need: what it holds does not change what memory is used. With `--whole` the command
 itself runs too, for as many rows and for ten times as many: it reads, looks the texts over,
 tokenizes, computes and keeps the frozen layers' output, takes some steps and validates, which is
-most of an hour for ten times 14,547 rows on two cores.
+half an hour or more for ten times 14,547 rows on two cores.
 """
 
 from __future__ import annotations

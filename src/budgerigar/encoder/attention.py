@@ -27,7 +27,7 @@ class Grouping:
 
     Attributes:
         multiple: to which lengths are rounded up.
-        sizes: how many texts a group may have, rising; None lets it have any number.
+        sizes: how many texts a group may have, 1 among them; None lets it have any number.
         waste: scores of a head that a group may compute in vain so that shorter texts join it,
             what rounding wastes not counted: about what another group costs.
     """

@@ -68,7 +68,8 @@ def pack(texts: Sequence[np.ndarray], lengths: np.ndarray, multiple: int) -> Pac
     Args:
         texts: each run's, in their order.
         lengths: rows of every text there is.
-        multiple: each run has a multiple of so many rows, or of more where it has many.
+        multiple: a power of two; each run has a multiple of so many rows, or of a higher power
+            where it has many.
     """
     lengths_B = lengths[np.concatenate(texts)]
     starts_B = np.cumsum(lengths_B) - lengths_B
